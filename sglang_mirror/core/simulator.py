@@ -1,0 +1,137 @@
+"""The oracle: the whole algorithm, with models as plain functions and no time passing.
+
+Every branch is ready before the target finishes, so the simulator says what windows, outcomes and hits an
+engine that waits for its draft must produce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sglang_mirror.core.branches import Branch, BranchTable
+from sglang_mirror.core.roots import Candidates, RootMode, Source, choose_roots, phase_budgets, reach
+from sglang_mirror.core.verify import Outcome, follow
+from sglang_mirror.core.window import Window
+
+NextToken = Callable[[Sequence[int]], int]
+NextCandidates = Callable[[Sequence[int]], Candidates]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models as functions of a whole prefix.
+
+    Attributes:
+        target: the target's own next token.
+        draft: the draft's candidates, most probable first: kappa + 1 of them, as the draft process keeps.
+        exit: the early exit's candidates, most probable first: kappa and as many as a node has children.
+    """
+
+    target: NextToken
+    draft: NextCandidates
+    exit: NextCandidates
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One verification, as the simulator or an engine's trace reports it."""
+
+    committed_len: int
+    window: tuple[int, ...]
+    outcome: Outcome
+    num_accepted: int
+    source: Source | None
+
+
+def _path(window: Window, node: int) -> list[int]:
+    tokens = []
+    while node != -1:
+        tokens.append(window.tokens[node])
+        node = window.parents[node]
+    return tokens[::-1]
+
+
+def _draft_chain(draft: NextCandidates, prefix: Sequence[int], gamma: int) -> Window:
+    """The window after `prefix`, whose last token is the root: the draft's most probable continuation."""
+    tokens = list(prefix)
+    for _ in range(gamma):
+        tokens.append(draft(tokens).tokens[0])
+    return Window.chain(prefix[-1], tokens[len(prefix) :])
+
+
+def prepare_branches(
+    models: Models,
+    committed: Sequence[int],
+    window: Window,
+    *,
+    gamma: int,
+    kappa: int,
+    mode: RootMode,
+    budget: int,
+) -> BranchTable:
+    """All branches that a draft with enough time has ready when `window` has been verified."""
+    before_root = list(committed[:-1])
+    prefixes = [before_root + _path(window, node) for node in range(len(window))]
+    by_draft = [models.draft(prefix) for prefix in prefixes]
+    reached = reach(window, by_draft)
+    first, total = phase_budgets(mode, budget)
+    table = BranchTable(committed_len=len(committed))
+
+    def roll_out(candidates: Sequence[Candidates], count: int, source: Source) -> None:
+        taken = table.branches.keys()
+        for root in choose_roots(window, reached, candidates, budget=count, taken=taken):
+            branch = _draft_chain(models.draft, [*prefixes[root.node], root.token], gamma)
+            table.put(len(committed), root.node, Branch(branch, source))
+
+    roll_out(by_draft, first, "draft")
+    if total > first:
+        by_exit = [
+            models.exit(prefix).without(window.child_tokens(node), kappa)
+            for node, prefix in enumerate(prefixes)
+        ]
+        roll_out(by_exit, total - len(table.branches), "exit")
+    return table
+
+
+def simulate(
+    models: Models,
+    prompt: Sequence[int],
+    *,
+    num_tokens: int,
+    gamma: int,
+    kappa: int,
+    mode: RootMode,
+    budget: int,
+) -> Iterator[Step]:
+    """Decode at least `num_tokens` tokens after `prompt`, one step at a time.
+
+    Args:
+        models: target, draft and early exit as functions.
+        prompt: token ids; the first output token is decoded by the target alone, as at a server's prefill.
+        num_tokens: stop once so many tokens are committed after the prompt.
+        gamma: depth of every window.
+        kappa: exit candidates a node.
+        mode: whose candidates become roots.
+        budget: roots per step.
+    """
+    committed = [*prompt, models.target(prompt)]
+    goal = len(prompt) + num_tokens
+    window = _draft_chain(models.draft, committed, gamma)
+    while len(committed) < goal:
+        before_root = committed[:-1]
+        table = prepare_branches(
+            models, committed, window, gamma=gamma, kappa=kappa, mode=mode, budget=budget
+        )
+        wanted = [models.target(before_root + _path(window, node)) for node in range(len(window))]
+        verdict = follow(window, wanted)
+        branch = table.look_up(verdict.outcome)
+        yield Step(
+            committed_len=len(committed),
+            window=window.tokens,
+            outcome=verdict.outcome,
+            num_accepted=verdict.num_accepted,
+            source=branch.source if branch else None,
+        )
+        committed += verdict.committed(window)
+        window = branch.window if branch else _draft_chain(models.draft, committed, gamma)

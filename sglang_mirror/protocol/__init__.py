@@ -1,0 +1,1 @@
+"""The wire between the target's process and the draft's: what is said, how, and who is alive."""

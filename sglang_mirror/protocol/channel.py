@@ -1,0 +1,136 @@
+"""The sockets: DEALER on the target's side, ROUTER on the draft's. Neither ever blocks without a deadline."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from sglang_mirror.protocol.codec import MAX_MESSAGE_BYTES, draft_codec, target_codec
+from sglang_mirror.protocol.endpoint import secure_draft, secure_target
+from sglang_mirror.protocol.messages import Message
+
+# Messages queued for a peer that does not read; a step says three, so this is minutes of silence.
+HIGH_WATER_MARK = 4096
+
+
+class _Channel:
+    """One socket in a context of its own, closed once and without lingering."""
+
+    def __init__(self, socket_type: int) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(socket_type)
+        self._socket.linger = 0
+        self._socket.sndhwm = self._socket.rcvhwm = HIGH_WATER_MARK
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TargetChannel(_Channel):
+    """The target's end. Any thread may use it: a lock guards the socket, and no call holds it for long.
+
+    Args:
+        endpoint: where the draft process is bound.
+        curve_dir: folder with CURVE keys, for `tcp://`.
+    """
+
+    def __init__(self, endpoint: str, *, curve_dir: Path | None = None) -> None:
+        super().__init__(zmq.DEALER)
+        self._codec = target_codec()
+        self._lock = threading.Lock()
+        # Nothing is queued for a draft that is not there: a restarted one must not meet old requests.
+        self._socket.immediate = True
+        if curve_dir is not None:
+            secure_target(self._socket, curve_dir)
+        self._failures = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        )
+        self._socket.connect(endpoint)
+
+    def send(self, message: Message) -> bool:
+        """Send without waiting; False if no draft is connected or it does not read."""
+        data = self._codec.encode(message)
+        with self._lock:
+            try:
+                self._socket.send(data, zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+        return True
+
+    def receive(self, timeout_ms: int = 0) -> Message | None:
+        """The next message, or None after `timeout_ms` milliseconds.
+
+        Raises:
+            ProtocolError: what came is not a message of ours.
+        """
+        with self._lock:
+            if not self._socket.poll(timeout_ms):
+                return None
+            data = self._socket.recv(zmq.NOBLOCK)
+        message: Message = self._codec.decode(data)
+        return message
+
+    def handshake_failed(self) -> bool:
+        """Whether something answered at the endpoint that does not speak ZeroMQ, or turned our key down."""
+        with self._lock:
+            return bool(self._failures.poll(0))
+
+
+class DraftChannel(_Channel):
+    """The draft's end: several targets may connect. One thread owns it.
+
+    Args:
+        endpoint: where to bind; `tcp://HOST:*` takes a free port, see `endpoint`.
+        curve_dir: folder with CURVE keys; only targets with one of its public keys may enter.
+
+    Raises:
+        zmq.ZMQError: the endpoint cannot be bound.
+    """
+
+    def __init__(self, endpoint: str, *, curve_dir: Path | None = None) -> None:
+        super().__init__(zmq.ROUTER)
+        self._codec = draft_codec()
+        self._authenticator: ThreadAuthenticator | None = None
+        if curve_dir is not None:
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve(domain="*", location=curve_dir)
+            secure_draft(self._socket, curve_dir)
+        self._socket.bind(endpoint)
+        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def close(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        super().close()
+
+    def send(self, target: bytes, message: Message) -> None:
+        """Send to one target; dropped if it has gone or does not read."""
+        self._socket.send_multipart((target, self._codec.encode(message)), zmq.NOBLOCK)
+
+    def receive(self, timeout_ms: int = 0) -> tuple[bytes, Message] | None:
+        """The next message and the target that sent it, or None after `timeout_ms` milliseconds.
+
+        Raises:
+            ProtocolError: what came is not a message of ours.
+        """
+        if not self._socket.poll(timeout_ms):
+            return None
+        target, data = self._socket.recv_multipart(zmq.NOBLOCK)[:2]
+        return target, self._codec.decode(data)

@@ -1,0 +1,79 @@
+"""Where a draft process is reached, and who may reach it."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from pathlib import Path
+
+import zmq
+import zmq.auth
+
+from sglang_mirror.errors import SettingsError
+
+DRAFT_KEY = "draft"
+TARGET_KEY = "target"
+
+
+def endpoint_problems(endpoint: str, *, curve_dir: Path | None, insecure_tcp: bool) -> list[str]:
+    """Every reason why `endpoint` cannot be used with these keys; empty if it can.
+
+    `ipc://` is guarded by file permissions. `tcp://` needs CURVE keys, or the word that it may do without.
+    """
+    if endpoint.startswith("ipc://"):
+        return [] if endpoint.removeprefix("ipc://") else ["draft endpoint 'ipc://' names no path"]
+    if not endpoint.startswith("tcp://"):
+        return [f"draft endpoint {endpoint!r}: give ipc://PATH or tcp://HOST:PORT"]
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    problems = []
+    if not host or not (port == "*" or (port.isdigit() and 0 < int(port) < 65536)):
+        problems.append(f"draft endpoint {endpoint!r}: tcp:// needs HOST:PORT with a port from 1 to 65535")
+    if curve_dir is None and not insecure_tcp:
+        problems.append(
+            f"draft endpoint {endpoint!r}: tcp:// is open to everyone on the network; give the folder of "
+            "CURVE keys (`sglang-mirror keys FOLDER` makes one), or say --mirror-insecure-tcp"
+        )
+    if curve_dir is not None:
+        problems += [
+            f"CURVE key file {path} is missing" for path in _key_files(curve_dir) if not path.exists()
+        ]
+    return problems
+
+
+def _key_files(folder: Path) -> list[Path]:
+    return [folder / f"{DRAFT_KEY}.key", folder / f"{TARGET_KEY}.key"]
+
+
+def private_ipc_endpoint() -> tuple[str, Path]:
+    """A new `ipc://` endpoint in a folder that only this user enters, and that folder."""
+    folder = Path(tempfile.mkdtemp(prefix="sglang-mirror-"))  # mkdtemp: mode 0700
+    return f"ipc://{folder / 'draft'}", folder
+
+
+def make_keys(folder: Path) -> None:
+    """Write CURVE key pairs for the draft and the target into `folder`, readable by their owner only.
+
+    Raises:
+        SettingsError: the folder has keys already.
+    """
+    existing = [path for path in _key_files(folder) if path.exists()]
+    if existing:
+        raise SettingsError([f"{existing[0]} exists; remove it or name another folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(stat.S_IRWXU)
+    for name in (DRAFT_KEY, TARGET_KEY):
+        _, secret = zmq.auth.create_certificates(folder, name)
+        Path(secret).chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def secure_target(socket: zmq.Socket[bytes], folder: Path) -> None:
+    """Let a connecting socket prove itself with the target's key to a draft with the draft's key."""
+    public, secret = zmq.auth.load_certificate(folder / f"{TARGET_KEY}.key_secret")
+    draft_public, _ = zmq.auth.load_certificate(folder / f"{DRAFT_KEY}.key")
+    socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, draft_public
+
+
+def secure_draft(socket: zmq.Socket[bytes], folder: Path) -> None:
+    """Let a binding socket answer with the draft's key; who may enter, an authenticator decides."""
+    public, secret = zmq.auth.load_certificate(folder / f"{DRAFT_KEY}.key_secret")
+    socket.curve_publickey, socket.curve_secretkey, socket.curve_server = public, secret, True

@@ -1,0 +1,210 @@
+"""Every message on the wire. Frozen, tagged, versioned; ints and floats only.
+
+Whatever belongs to a request carries a `Stamp`; the receiver drops what another stamp has overtaken. Nodes
+are indices into the window that the target verifies, the root being node 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+
+
+class Stamp(msgspec.Struct, frozen=True, array_like=True):
+    """Which state of which request something was said of.
+
+    Attributes:
+        request: a number that the target chose for the request.
+        generation: counts how often the target opened it.
+        committed_len: tokens that were committed, the window's root being the last of them.
+    """
+
+    request: int
+    generation: int
+    committed_len: int
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages."""
+
+
+# ---- target to draft
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """First word of a target: who asks, and the settings that its requests share.
+
+    Attributes:
+        version: of this protocol.
+        vocabulary: fingerprint of the target's tokenizer.
+        gamma: depth of a window, in draft tokens.
+        topk: children a node.
+        kappa: exit candidates a node; the draft keeps kappa + 1 of its own.
+        roots: exit, draft, union or none.
+        root_budget: roots a step and request.
+        beat_ms: how often the draft must be heard, in milliseconds.
+        target: the target's name, for the draft's log.
+    """
+
+    version: int
+    vocabulary: str
+    gamma: int
+    topk: int
+    kappa: int
+    roots: Literal["exit", "draft", "union", "none"]
+    root_budget: int
+    beat_ms: int
+    target: str
+
+
+class Open(Message, frozen=True, tag="open"):
+    """A request begins, or begins again: all its committed tokens.
+
+    Attributes:
+        rid: the server's name for the request, for logs.
+        tokens: the committed tokens; `stamp.committed_len` of them.
+        window: whether a window is wanted now (False: a prompt whose first token the target still computes).
+    """
+
+    stamp: Stamp
+    rid: str
+    tokens: tuple[int, ...]
+    window: bool
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How one request's verification ended.
+
+    Attributes:
+        stamp: the request after the commit.
+        tokens: what was committed: accepted draft tokens, then the correction.
+        hit: the target had a branch for it and verifies that next; otherwise it waits for a window.
+    """
+
+    stamp: Stamp
+    tokens: tuple[int, ...]
+    hit: bool
+
+
+class Commit(Message, frozen=True, tag="commit"):
+    """One step's outcomes, for every request of the batch."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+class ExitCandidates(msgspec.Struct, frozen=True, array_like=True):
+    """The early exit's candidates for one request's window, a node's own children left out.
+
+    Attributes:
+        tokens: [n][kappa], most probable first.
+        logprobs: [n][kappa], natural logarithms.
+    """
+
+    stamp: Stamp
+    tokens: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+
+
+class Signal(Message, frozen=True, tag="signal"):
+    """What the target will probably say, sent half-way through its verification."""
+
+    candidates: tuple[ExitCandidates, ...]
+
+
+class Close(Message, frozen=True, tag="close"):
+    """These requests are over."""
+
+    requests: tuple[int, ...]
+
+
+# ---- draft to target
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """The answer to Hello: the draft serves this target.
+
+    Attributes:
+        draft: the draft model's name.
+        pid: the draft's process, on its own machine.
+        device: where the draft computes.
+        max_len: tokens that a request may have before the draft gives it up.
+    """
+
+    version: int
+    vocabulary: str
+    draft: str
+    pid: int
+    device: str
+    max_len: int
+
+
+class Refused(Message, frozen=True, tag="refused"):
+    """The answer to a Hello that cannot be served, and every reason why."""
+
+    version: int
+    reasons: tuple[str, ...]
+
+
+class FreshWindow(Message, frozen=True, tag="window"):
+    """The window after the committed tokens of `stamp`, its root left out (a miss, or a request's first).
+
+    Attributes:
+        tokens: draft tokens, [n - 1].
+        parents: their parents; node i + 1 carries tokens[i]. [n - 1]
+        busy_ms: how long this draft has computed rollouts for this target so far.
+    """
+
+    stamp: Stamp
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    busy_ms: float
+
+
+class RolledOut(msgspec.Struct, frozen=True, array_like=True):
+    """One branch: were the outcome (node, token), this window would come next (root left out)."""
+
+    node: int
+    token: int
+    source: Literal["draft", "exit"]
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+
+
+class Branches(Message, frozen=True, tag="branches"):
+    """Branches of one request's window, pushed as they are rolled out.
+
+    Attributes:
+        phase: the last phase (1 draft's logits, 2 exit's) whose branches have now all been sent; 0 if none.
+        busy_ms: how long this draft has computed rollouts for this target so far.
+    """
+
+    stamp: Stamp
+    branches: tuple[RolledOut, ...]
+    phase: int
+    busy_ms: float
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The draft cannot go on with this request; the target decodes it plainly."""
+
+    stamp: Stamp
+    reason: str
+
+
+class Beat(Message, frozen=True, tag="beat"):
+    """The draft lives.
+
+    Attributes:
+        requests: requests it holds for this target.
+        busy_ms: how long it has computed rollouts for this target so far.
+    """
+
+    requests: int
+    busy_ms: float
+
+
+FromTarget = Hello | Open | Commit | Signal | Close
+FromDraft = Ready | Refused | FreshWindow | Branches | Failed | Beat
