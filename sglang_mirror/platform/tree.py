@@ -1,0 +1,159 @@
+"""A window's tree in torch: building its links and mask, and walking it with the target's tokens.
+
+Both functions give what SGLang's Triton kernels give, cell for cell. B requests, n nodes of a window, the root being
+node 0. Links are as SGLang keeps them: `retrieve_index` numbers the nodes through the batch, `retrieve_next_token`
+names a node's first child, `retrieve_next_sibling` the next child of the same parent, -1 none.
+"""
+
+from __future__ import annotations
+
+import torch
+
+FULL_MASK, QLEN_ONLY = 0, 1
+
+
+def build_tree(
+    parent_list: torch.Tensor,
+    top_scores_index: torch.Tensor,
+    seq_lens: torch.Tensor,
+    tree_mask: torch.Tensor,
+    positions: torch.Tensor,
+    retrieve_index: torch.Tensor,
+    retrieve_next_token: torch.Tensor,
+    retrieve_next_sibling: torch.Tensor,
+    topk: int,
+    spec_steps: int,
+    num_verify_tokens: int,
+    tree_mask_mode: int,
+) -> None:
+    """Fill mask, positions and links of every request's tree (``build_tree_kernel_efficient_func``).
+
+    `parent_list` and `top_scores_index` [B, n-1] are what ``organize_draft_results`` returns; `seq_lens` [B] counts the
+    tokens before the root. Written: `positions` int64 [B * n], the three links int64 [B, n] (handed in as -1), and
+    `tree_mask`, whose prefix columns the caller has set to True: bool, [n, len + n] a request in FULL_MASK mode, [n, n]
+    in QLEN_ONLY mode, packed.
+    """
+    if int(tree_mask_mode) not in (FULL_MASK, QLEN_ONLY):
+        raise NotImplementedError(f"tree mask mode {tree_mask_mode!r}: only FULL_MASK and QLEN_ONLY are supported")
+    n = num_verify_tokens
+    parent, linked = _parents(parent_list, top_scores_index, topk)
+    visible = _ancestors(parent, spec_steps)
+    torch.add(
+        seq_lens.to(torch.int64).unsqueeze(1), visible.sum(-1) - 1, out=positions.view(-1, n)
+    )
+    retrieve_index.copy_(torch.arange(retrieve_index.numel(), device=seq_lens.device).view(-1, n))
+    _link(parent, linked, retrieve_next_token, retrieve_next_sibling)
+    if int(tree_mask_mode) == QLEN_ONLY:
+        tree_mask[: visible.numel()] = visible.reshape(-1)
+        return
+    offset = 0
+    for request, seq_len in enumerate(seq_lens.tolist()):
+        cells = tree_mask[offset : offset + n * (seq_len + n)].view(n, seq_len + n)
+        cells[:, seq_len:] = visible[request]
+        offset += cells.numel()
+
+
+def verify_tree_greedy(
+    predicts: torch.Tensor,
+    accept_index: torch.Tensor,
+    accept_token_num: torch.Tensor,
+    candidates: torch.Tensor,
+    retrieve_index: torch.Tensor,
+    retrieve_next_token: torch.Tensor,
+    retrieve_next_sibling: torch.Tensor,
+    target_predict: torch.Tensor,
+    topk: int = -1,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Follow the target's token from the root as long as a child carries it (``verify_tree_greedy_func``).
+
+    `candidates` [B, n] are the nodes' tokens, `target_predict` [B, n] the target's own token at each node. Written and
+    returned: `predicts` int32 [B * n] on the path, `accept_index` int32 [B, depth + 1] the path's nodes numbered through
+    the batch and padded with -1, `accept_token_num` int32 [B] the accepted draft tokens.
+    """
+    width = accept_index.shape[1]
+    paths, path_nodes, path_tokens = [], [], []
+    for index, first_child, sibling, drafted, wanted in zip(
+        retrieve_index.tolist(),
+        retrieve_next_token.tolist(),
+        retrieve_next_sibling.tolist(),
+        candidates.tolist(),
+        target_predict.reshape(candidates.shape).tolist(),
+        strict=True,
+    ):
+        path = _walk(first_child, sibling, drafted, wanted, width)
+        path_nodes += [index[node] for node in path]
+        path_tokens += [wanted[node] for node in path]
+        paths.append([index[node] for node in path] + [-1] * (width - len(path)))
+    predicts[torch.tensor(path_nodes, dtype=torch.int64)] = torch.tensor(path_tokens, dtype=predicts.dtype)
+    accept_index.copy_(torch.tensor(paths, dtype=accept_index.dtype).view_as(accept_index))
+    torch.sub((accept_index > -1).sum(1, dtype=accept_token_num.dtype), 1, out=accept_token_num)
+    return predicts, accept_index, accept_token_num
+
+
+def _walk(
+    first_child: list[int], sibling: list[int], drafted: list[int], wanted: list[int], width: int
+) -> list[int]:
+    """The nodes from the root along children that carry the target's token, at most `width` of them."""
+    path = [0]
+    while len(path) < width:
+        child = first_child[path[-1]]
+        while child != -1 and drafted[child] != wanted[path[-1]]:
+            child = sibling[child]
+        if child == -1:
+            break
+        path.append(child)
+    return path
+
+
+def _parents(
+    parent_list: torch.Tensor, top_scores_index: torch.Tensor, topk: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each node's parent, int64 [B, n] (0 for the root), and whether that parent was selected, bool [B, n].
+
+    A drafted token's number, divided by `topk`, names the entry of `parent_list` that holds its parent's number; entry 0
+    is the root. A token may have been selected without its parent when their scores tie: SGLang's kernels leave it
+    unlinked and let it see the root only.
+    """
+    group = top_scores_index // topk  # [B, n-1]
+    parent = torch.zeros(group.shape[0], group.shape[1] + 1, dtype=torch.int64, device=group.device)
+    linked = torch.ones_like(parent, dtype=torch.bool)
+    linked[:, 0] = False
+    if parent_list.numel() == 0:
+        return parent, linked
+    parent_number = parent_list.gather(1, group.clamp(max=parent_list.shape[1] - 1))
+    match = parent_number.unsqueeze(2) == top_scores_index.unsqueeze(1)  # [B, n-1, n-1]
+    deep = group > 0
+    found = match.any(-1)
+    parent[:, 1:] = torch.where(deep & found, match.int().argmax(-1) + 1, 0)
+    linked[:, 1:] = found | ~deep
+    return parent, linked
+
+
+def _ancestors(parent: torch.Tensor, depth: int) -> torch.Tensor:
+    """Which nodes each node attends to: itself and its ancestors, bool [B, n, n]. Doubles the reach until `depth`."""
+    n = parent.shape[1]
+    reach = torch.eye(n, device=parent.device).repeat(parent.shape[0], 1, 1)
+    reach.scatter_(2, parent.unsqueeze(2), 1.0)
+    steps = 1
+    while steps < depth:
+        reach = reach @ reach
+        steps *= 2
+    return reach > 0
+
+
+def _link(
+    parent: torch.Tensor, linked: torch.Tensor, first_child: torch.Tensor, next_sibling: torch.Tensor
+) -> None:
+    """Write the child lists, children in the order of their node numbers."""
+    n = parent.shape[1]
+    node = torch.arange(n, device=parent.device)
+    none = torch.full_like(parent, n)
+    is_child = linked.unsqueeze(1) & (parent.unsqueeze(1) == node.view(1, n, 1))  # [B, parent, child]
+    first = torch.where(is_child, node, none.unsqueeze(1)).amin(-1)
+    later = (
+        linked.unsqueeze(1) & linked.unsqueeze(2) & (parent.unsqueeze(1) == parent.unsqueeze(2))
+        & (node.view(1, 1, n) > node.view(1, n, 1))
+    )
+    following = torch.where(later, node, none.unsqueeze(1)).amin(-1)
+    first_child.copy_(first.masked_fill_(first == n, -1))
+    next_sibling.copy_(following.masked_fill_(following == n, -1))
