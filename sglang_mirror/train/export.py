@@ -1,0 +1,69 @@
+"""A model's folder as serving engines read it: bf16 safetensors, config.json and the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from sglang_mirror.train.shapes import build
+from sglang_mirror.train.tokenizer import CHAT_TEMPLATE, load_tokenizer
+
+
+def load_trained(checkpoint: Path, config: Qwen3Config) -> Qwen3ForCausalLM:
+    """The model of a training checkpoint, rounded to bf16 as it is shipped, held in fp32."""
+    model = build(config)
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    return model.to(torch.bfloat16).float().eval()
+
+
+def export(model: Qwen3ForCausalLM, tokenizer: Path, folder: Path, card: str) -> None:
+    """Writes the folder beside itself and swaps it in, so that a reader never finds half of one."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shipped = build(model.config).to(torch.bfloat16)
+    shipped.load_state_dict(model.state_dict())
+    shipped.save_pretrained(partial)
+    load_tokenizer(tokenizer).save_pretrained(partial)
+    _widen(partial, model.config)
+    (partial / "README.md").write_text(card)
+    previous = folder.with_name(folder.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    partial.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _widen(folder: Path, config: Qwen3Config) -> None:
+    """Adds the spellings that older engines read, and drops what this machine's transformers left behind."""
+    _update(
+        folder / "config.json",
+        rope_theta=config.rope_parameters["rope_theta"],
+        torch_dtype="bfloat16",
+        use_cache=True,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    _update(folder / "generation_config.json", use_cache=True)
+    _update(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        chat_template=CHAT_TEMPLATE,
+        backend=None,
+        is_local=None,
+        local_files_only=None,
+    )
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
+def _update(path: Path, **values: Any) -> None:
+    """Sets keys of a JSON file, and drops those whose value is None."""
+    merged = json.loads(path.read_text()) | values
+    dropped = {key for key, value in values.items() if value is None}
+    kept = {key: value for key, value in merged.items() if key not in dropped}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")

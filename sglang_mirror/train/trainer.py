@@ -1,0 +1,115 @@
+"""The training loop that both models share: windows, a loss, two optimizers, exactly resuming checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sglang_mirror.train.data import Windows
+from sglang_mirror.train.optim import Budget, build_optimizers, learning_rate_factor, set_learning_rate
+
+logger = logging.getLogger(__name__)
+
+Loss = Callable[
+    [torch.Tensor, torch.Tensor], torch.Tensor
+]  # (inputs [B, T], labels [B, T]) -> mean loss, scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one phase trains. Windows grow from `window_len` to `long_window_len` when the decay begins."""
+
+    budget: Budget
+    tokens_per_step: int = 4096
+    window_len: int = 512
+    long_window_len: int = 2048
+    decay_share: float = 0.25
+    lr_scale: float = 1.0
+    checkpoint_seconds: float = 60.0
+
+
+class Trainer:
+    """Owns a model's optimizers, position and clock; reads `checkpoint` first, and replaces it as it goes."""
+
+    def __init__(self, model: nn.Module, loss: Loss, windows: Windows, plan: Plan, checkpoint: Path) -> None:
+        self.model = model
+        self.loss = loss
+        self.windows = windows
+        self.plan = plan
+        self.checkpoint = checkpoint
+        self.optimizers = build_optimizers(model, plan.lr_scale)
+        self.step = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self.last_loss = float("nan")
+        if checkpoint.exists():
+            self._load()
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is spent, 0 to 1."""
+        return self.plan.budget.progress(self.tokens, self.seconds)
+
+    def train(self, max_steps: int | None = None) -> None:
+        """Steps until the budget is spent (or for `max_steps`), then saves."""
+        self.model.train()
+        saved = time.monotonic()
+        first = self.step
+        while self.progress < 1.0 and (max_steps is None or self.step - first < max_steps):
+            self._step()
+            if time.monotonic() - saved > self.plan.checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def _step(self) -> None:
+        began = time.monotonic()
+        factor = learning_rate_factor(self.step, self.progress, self.plan.decay_share)
+        decaying = self.progress > 1.0 - self.plan.decay_share
+        window_len = self.plan.long_window_len if decaying else self.plan.window_len
+        rows = self.windows.batch(self.step, max(1, self.plan.tokens_per_step // window_len), window_len)
+        set_learning_rate(self.optimizers, factor)
+        loss = self.loss(rows[:, :-1], rows[:, 1:])
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.last_loss = loss.item()
+        self.step += 1
+        self.tokens += rows[:, 1:].numel()
+        self.seconds += time.monotonic() - began
+        if self.step % 10 == 0:
+            rate = rows[:, 1:].numel() / (time.monotonic() - began)
+            logger.info(
+                "step %d  tokens %d  loss %.4f  lr x%.3f  %.0f tokens/s  %.0f s  progress %.3f",
+                *(self.step, self.tokens, self.last_loss, factor, rate, self.seconds, self.progress),
+            )
+
+    def save(self) -> None:
+        """Replaces the checkpoint in one move."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+        }
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        logger.info("resumed %s at step %d, %d tokens", self.checkpoint, self.step, self.tokens)
