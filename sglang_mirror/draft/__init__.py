@@ -1,0 +1,1 @@
+"""The draft process: a small model on another accelerator that works while the target verifies."""

@@ -1,0 +1,144 @@
+"""Attention of tree rows: each request's rows see its prefix, their ancestors and themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.draft.backends.kv_cache import TensorCache
+
+# Far below any score, and finite in every dtype: a row of -inf would turn into NaN.
+HIDDEN = -30000.0
+
+
+@dataclass(slots=True)
+class _Part:
+    """One request's rows in the flat sequence of a forward."""
+
+    first: int
+    last: int
+    start: int
+    num_slots: int
+    cache: TensorCache
+    mask: torch.Tensor | None  # [n, num_slots], 0 or HIDDEN; None if a single row sees everything
+    windowed: torch.Tensor | None  # the same under the sliding window, where that hides anything
+
+
+class TreeAttention:
+    """Masks and slots of one forward, built once and used by every layer.
+
+    Args:
+        segments: the rows, request by request.
+        dtype: of the model.
+        device: of the model.
+        sliding_window: tokens that a sliding layer sees back, its own included; None if no layer slides.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        sliding_window: int | None = None,
+    ) -> None:
+        self._parts = []
+        first = 0
+        for segment in segments:
+            cache = cast("TensorCache", segment.cache)
+            cache.reserve(segment.start, segment.positions)
+            last = first + len(segment.tokens)
+            mask = _mask(segment).to(device=device, dtype=dtype)
+            windowed = _windowed(segment, cache, mask, sliding_window)
+            num_slots = segment.start + len(segment.tokens)
+            self._parts.append(_Part(first, last, segment.start, num_slots, cache, mask, windowed))
+            first = last
+
+    def __call__(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scale: float,
+        sliding: bool = False,
+        softcap: float | None = None,
+    ) -> torch.Tensor:
+        """Write the rows' keys and values, and attend.
+
+        Args:
+            layer: whose KV it is.
+            query: [heads, rows, head dim].
+            key: [kv heads, rows, head dim].
+            value: [kv heads, rows, head dim].
+            scale: of the scores.
+            sliding: whether this layer sees only its sliding window.
+            softcap: bound of the scores, as in Gemma 2.
+
+        Returns:
+            [rows, heads, head dim].
+        """
+        outputs = []
+        for part in self._parts:
+            kv = part.cache.kv
+            kv[0, layer, :, part.start : part.num_slots] = key[:, part.first : part.last]
+            kv[1, layer, :, part.start : part.num_slots] = value[:, part.first : part.last]
+            mask = part.windowed if sliding and part.windowed is not None else part.mask
+            rows = query[:, part.first : part.last]
+            keys, values = kv[0, layer, :, : part.num_slots], kv[1, layer, :, : part.num_slots]
+            outputs.append(_attend(rows, keys, values, mask, scale=scale, softcap=softcap).transpose(0, 1))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """[heads, n, head dim] of queries over [kv heads, slots, head dim]."""
+    grouped = keys.shape[0] != query.shape[0]
+    if not softcap:
+        return F.scaled_dot_product_attention(
+            query[None], keys[None], values[None], attn_mask=mask, scale=scale, enable_gqa=grouped
+        )[0]
+    if grouped:
+        repeat = query.shape[0] // keys.shape[0]
+        keys, values = keys.repeat_interleave(repeat, 0), values.repeat_interleave(repeat, 0)
+    scores = torch.tanh(query @ keys.transpose(1, 2) * (scale / softcap)) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+
+
+def _mask(segment: Segment) -> torch.Tensor:
+    """[n, slots]: 0 where a row sees, HIDDEN where not."""
+    num_tree = segment.start + len(segment.tokens) - segment.prefix
+    num_bytes = (num_tree + 7) // 8
+    packed = b"".join(seen.to_bytes(num_bytes, "little") for seen in segment.seen)
+    bits = np.frombuffer(packed, np.uint8).reshape(-1, num_bytes)
+    mask = np.zeros((len(segment.seen), segment.prefix + num_tree), np.float32)
+    mask[:, segment.prefix :] = (
+        np.unpackbits(bits, axis=1, count=num_tree, bitorder="little").astype(np.float32) - 1.0
+    ) * -HIDDEN
+    return torch.from_numpy(mask)
+
+
+def _windowed(
+    segment: Segment, cache: TensorCache, mask: torch.Tensor, sliding_window: int | None
+) -> torch.Tensor | None:
+    if sliding_window is None or max(segment.positions) < sliding_window:
+        return None
+    held = torch.tensor(cache.positions, device=mask.device)
+    rows = torch.tensor(list(segment.positions), device=mask.device)
+    return mask.masked_fill(rows[:, None] - held[None, :] >= sliding_window, HIDDEN)

@@ -1,0 +1,69 @@
+"""What the scheduler needs of a model: rows of several requests in, candidates out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sglang_mirror.core.roots import Candidates
+
+
+class Cache(Protocol):
+    """One request's KV, by slot."""
+
+    def move(self, slots: Sequence[int], start: int) -> None:
+        """Gather what is in `slots` into the slots from `start` on, in that order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows of one request in one forward; they are written to consecutive slots.
+
+    Attributes:
+        cache: the request's KV.
+        tokens: the rows' token ids, [n].
+        positions: their places in the text, [n].
+        start: slot of the first row.
+        prefix: every row sees the slots 0..prefix - 1.
+        seen: what else each row sees, its own slot included: bit i stands for slot `prefix + i`. [n]
+        wanted: the rows whose candidates are wanted, ascending.
+    """
+
+    cache: Cache
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    start: int
+    prefix: int
+    seen: Sequence[int]
+    wanted: Sequence[int]
+
+
+class Backend(Protocol):
+    """A draft model.
+
+    Attributes:
+        name: the model's name.
+        device: where it computes.
+        max_len: tokens that a request may have.
+        vocab_size: token ids are below it.
+    """
+
+    name: str
+    device: str
+    max_len: int
+    vocab_size: int
+
+    def new_cache(self) -> Cache:
+        """An empty cache for one request; freed when the last reference goes."""
+
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+        """Compute all rows at once and write their KV.
+
+        Args:
+            segments: at most one for each request.
+            num_candidates: most probable tokens to return for each wanted row.
+
+        Returns:
+            for each segment, the candidates of its wanted rows.
+        """

@@ -1,0 +1,62 @@
+"""One request's keys and values, all layers in one tensor that grows by doubling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+FIRST_CAPACITY = 256
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What a model's KV looks like."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class TensorCache:
+    """Keys and values by slot.
+
+    Attributes:
+        kv: [2, layers, kv heads, capacity, head dim]; keys first.
+        positions: the place in the text of what each slot holds, for sliding windows.
+    """
+
+    def __init__(self, shape: KVShape) -> None:
+        self._shape = shape
+        self.kv = self._empty(FIRST_CAPACITY)
+        self.positions: list[int] = []
+
+    def _empty(self, capacity: int) -> torch.Tensor:
+        shape = self._shape
+        return torch.zeros(
+            (2, shape.num_layers, shape.num_kv_heads, capacity, shape.head_dim),
+            dtype=shape.dtype,
+            device=shape.device,
+        )
+
+    def reserve(self, start: int, positions: Sequence[int]) -> None:
+        """The slots from `start` on will be written for `positions`."""
+        self.positions[start:] = positions
+        needed, capacity = start + len(positions), self.kv.shape[3]
+        if needed <= capacity:
+            return
+        while capacity < needed:
+            capacity *= 2
+        grown = self._empty(capacity)
+        grown[:, :, :, :start] = self.kv[:, :, :, :start]
+        self.kv = grown
+
+    def move(self, slots: Sequence[int], start: int) -> None:
+        """Gather what is in `slots` into the slots from `start` on, all layers at once."""
+        self.positions[start:] = [self.positions[slot] for slot in slots]
+        if slots:
+            index = torch.tensor(slots, device=self.kv.device)
+            self.kv[:, :, :, start : start + len(slots)] = self.kv.index_select(3, index)

@@ -1,0 +1,111 @@
+"""The draft in PyTorch: weights and layers from transformers, attention and KV cache ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from sglang_mirror.core.roots import Candidates
+from sglang_mirror.draft.backends.attention import TreeAttention
+from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.draft.backends.generic import GenericModel
+from sglang_mirror.draft.backends.kv_cache import KVShape, TensorCache
+from sglang_mirror.errors import DraftError
+
+logger = logging.getLogger(__name__)
+
+
+class TreeModel(Protocol):
+    """A way to run a model's layers."""
+
+    def logits(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+
+
+class TorchBackend:
+    """A transformers model as a draft; see `backends.base.Backend`.
+
+    Args:
+        model: from `AutoModelForCausalLM`, in evaluation mode, on its device.
+        name: for messages.
+        runner: how to run it.
+    """
+
+    def __init__(self, model: Any, name: str, runner: TreeModel) -> None:
+        config = model.config.get_text_config()
+        weight = next(model.parameters())
+        heads = config.num_attention_heads
+        self.name = name
+        self.device = str(weight.device)
+        self.max_len = int(config.max_position_embeddings)
+        self.vocab_size = int(config.vocab_size)
+        self._runner = runner
+        self._sliding_window: int | None = getattr(config, "sliding_window", None)
+        self._shape = KVShape(
+            num_layers=config.num_hidden_layers,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def new_cache(self) -> TensorCache:
+        return TensorCache(self._shape)
+
+    @torch.inference_mode()
+    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written."""
+        device = self._shape.device
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        for segment in segments:
+            wanted += [len(tokens) + row for row in segment.wanted]
+            tokens += segment.tokens
+            positions += segment.positions
+        attention = TreeAttention(
+            segments, dtype=self._shape.dtype, device=device, sliding_window=self._sliding_window
+        )
+        rows = torch.tensor((tokens, positions), device=device)
+        return self._runner.logits(
+            rows[0], rows[1], attention, torch.tensor(wanted, dtype=torch.long, device=device)
+        )
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+        logits = self.logits(segments)
+        top = torch.topk(torch.log_softmax(logits, -1, dtype=torch.float32), num_candidates, dim=-1)
+        found = iter(
+            [
+                Candidates(tuple(tokens), tuple(logprobs))
+                for tokens, logprobs in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            ]
+        )
+        return [[next(found) for _ in segment.wanted] for segment in segments]
+
+
+def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBackend:
+    """Load a model and check that it computes trees as its own forward computes text.
+
+    Raises:
+        DraftError: the model cannot be loaded or served, or the device does not exist.
+    """
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - takes seconds
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    if threads:
+        torch.set_num_threads(threads)
+    disable_progress_bar()
+    chosen = "float32" if dtype == "auto" and device == "cpu" else dtype
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=chosen, attn_implementation="eager")
+        loaded = loaded.to(device).eval()
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DraftError(f"--model {model} --device {device} cannot be loaded: {reason}") from error
+    return TorchBackend(loaded, model, GenericModel(loaded))

@@ -1,0 +1,99 @@
+"""The command `sglang-mirror draft`: one draft process in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+from sglang_mirror.errors import DraftError, MirrorError, SettingsError
+from sglang_mirror.protocol.endpoint import endpoint_problems
+from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+
+BAD_SETTINGS = 2
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `draft` to a command's sub-commands."""
+    parser = subparsers.add_parser("draft", help="run a draft process", description=__doc__)
+    add_arguments(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Every option of the draft process."""
+    add = parser.add_argument
+    add("--model", required=True, help="model folder or hub name")
+    add("--endpoint", required=True, help="ipc://PATH or tcp://HOST:PORT to serve on")
+    add("--device", default="cpu", help="cpu, cuda:1, ... (default: %(default)s)")
+    add("--backend", default="torch", help="what computes the draft (default: %(default)s)")
+    add(
+        "--dtype",
+        default="auto",
+        help="float32, bfloat16, float16 or auto: float32 on a CPU, else the model's",
+    )
+    add("--threads", type=int, default=0, help="CPU threads (default: as many as CPUs, 1 for a small model)")
+    add("--cpus", default="", help="CPUs to stay on, such as 1 or 0-3 or 2,5")
+    keys = parser.add_mutually_exclusive_group()
+    keys.add_argument("--curve-dir", type=Path, help="folder of CURVE keys; only their owners may connect")
+    keys.add_argument("--insecure-tcp", action="store_true", help="serve tcp:// without keys")
+    add("--parent-pid", type=int, default=0, help="end when this process ends")
+    add("--trace", type=Path, help="write every forward to this file, one JSON object a line")
+
+
+def parse_cpus(text: str) -> set[int]:
+    """CPU numbers from a list such as 0-3 or 2,5.
+
+    Raises:
+        SettingsError: it is not such a list.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise SettingsError([f"--cpus {text}: give CPU numbers such as 1, 0-3 or 2,5"])
+    cpus: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        cpus.update(range(int(low), int(high or low) + 1))
+    return cpus
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; the exit status: 2 if the settings cannot work."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
+    try:
+        _serve(args)
+    except MirrorError as error:
+        sys.stderr.write(f"sglang-mirror draft: {error}\n")
+        return BAD_SETTINGS
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from sglang_mirror.draft.backends import load_backend  # noqa: PLC0415 - torch is heavy, and comes last
+    from sglang_mirror.draft.parent import ParentWatch  # noqa: PLC0415
+    from sglang_mirror.draft.server import DraftServer, bind  # noqa: PLC0415
+    from sglang_mirror.draft.trace import Trace  # noqa: PLC0415
+
+    problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    if problems:
+        raise SettingsError(problems)
+    parent = ParentWatch(args.parent_pid)
+    if args.cpus:
+        _stay_on(parse_cpus(args.cpus), args.cpus)
+    vocabulary = vocabulary_fingerprint(args.model)
+    backend = load_backend(
+        args.backend, model=args.model, device=args.device, dtype=args.dtype, threads=args.threads
+    )
+    with bind(args.endpoint, args.curve_dir) as channel, Trace(args.trace) as trace:
+        logging.getLogger(__name__).info("%s on %s serves %s", backend.name, backend.device, channel.endpoint)
+        DraftServer(channel, backend, vocabulary, trace=trace, parent=parent).run()
+
+
+def _stay_on(cpus: set[int], text: str) -> None:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError) as error:
+        raise DraftError(
+            f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"
+        ) from error

@@ -1,0 +1,185 @@
+"""What the draft prepares for one state of a request: the window, then branches for its outcomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sglang_mirror.core.roots import Candidates, RootMode, Source, choose_roots, phase_budgets, reach
+from sglang_mirror.core.window import Window
+from sglang_mirror.draft.tree import Node
+from sglang_mirror.protocol.messages import RolledOut
+
+NOTHING_KNOWN = Candidates((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """What a target's requests share: see `protocol.messages.Hello`."""
+
+    gamma: int
+    kappa: int
+    roots: RootMode
+    root_budget: int
+
+
+class Chain:
+    """The draft's most probable continuation of a node: itself, then up to `depth` draft tokens."""
+
+    __slots__ = ("depth", "nodes")
+
+    def __init__(self, root: Node, depth: int) -> None:
+        self.depth = depth
+        self.nodes = [root]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.nodes) > self.depth
+
+    @property
+    def tip(self) -> Node:
+        return self.nodes[-1]
+
+    def extend(self) -> bool:
+        """Take in what has been computed since; whether the chain is complete."""
+        while not self.complete and self.tip.candidates is not None:
+            self.nodes.append(self.tip.child(self.tip.candidates.tokens[0]))
+        return self.complete
+
+    @property
+    def draft_tokens(self) -> tuple[int, ...]:
+        return tuple(node.token for node in self.nodes[1:])
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Parent of each draft token as a node of the window, whose root is node 0."""
+        return tuple(range(len(self.nodes) - 1))
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A branch on its way: the chain after outcome (node, token)."""
+
+    node: int
+    source: Source
+    chain: Chain
+    sent: bool = False
+
+    def rolled_out(self) -> RolledOut:
+        chain = self.chain
+        return RolledOut(self.node, chain.nodes[0].token, self.source, chain.draft_tokens, chain.parents)
+
+
+class Rollout:
+    """The window after one commit and its branches.
+
+    Args:
+        root: the last committed token.
+        settings: of the request's target.
+
+    Attributes:
+        window: the chain that the target verifies next.
+        branches: by outcome (node, token), the most valuable of each phase first.
+    """
+
+    def __init__(self, root: Node, settings: RolloutSettings) -> None:
+        self.settings = settings
+        self.window = Chain(root, settings.gamma)
+        self.branches: dict[tuple[int, int], Prepared] = {}
+        self._first, self._total = phase_budgets(settings.roots, settings.root_budget)
+        self._reach: tuple[float, ...] = ()
+        self._signal: Sequence[Candidates] | None = None
+        # Whether a phase's roots are chosen, and the last phase that was reported as sent.
+        self._chosen = {1: self._first == 0, 2: self._total == self._first}
+        self._reported = 0
+
+    def signal(self, candidates: Sequence[Candidates]) -> None:
+        """The early exit's candidates at each node of the window, [n]; its own children left out."""
+        if self._signal is None and not self._chosen[2]:
+            self._signal = candidates
+
+    def advance(self) -> None:
+        """Take in what has been computed: the window grows, roots are chosen, branches grow."""
+        if not self.window.extend():
+            return
+        if not self._reach and self._total:
+            self._reach = reach(self._as_window(), self._own_candidates())
+        if not self._chosen[1]:
+            self._choose_from_own()
+        if self._chosen[1] and self._signal is not None and not self._chosen[2]:
+            self._choose(self._signal, self._total - len(self.branches), "exit")
+            self._chosen[2] = True
+        for branch in self.branches.values():
+            branch.chain.extend()
+
+    def tips(self) -> Iterator[Node]:
+        """The nodes to compute next, the most urgent first."""
+        window = self.window
+        if not window.complete or (not self._chosen[1] and not window.tip.computed):
+            yield window.tip
+        for branch in self.branches.values():
+            if not branch.chain.complete:
+                yield branch.chain.tip
+
+    def take_finished(self) -> tuple[tuple[RolledOut, ...], int]:
+        """Branches that are complete and not yet taken, and the phase that is complete with them (0: none)."""
+        finished = [b for b in self.branches.values() if not b.sent and b.chain.complete]
+        for branch in finished:
+            branch.sent = True
+        return tuple(branch.rolled_out() for branch in finished), self._phase_now_sent()
+
+    def _phase_now_sent(self) -> int:
+        sources: dict[int, Source] = {1: "draft", 2: "exit"}
+        budgets = {1: self._first, 2: self._total - self._first}
+        sent = 0
+        for phase, source in sources.items():
+            if not budgets[phase]:
+                continue
+            if not self._chosen[phase] or any(
+                not b.sent for b in self.branches.values() if b.source == source
+            ):
+                break
+            sent = phase
+        if sent <= self._reported:
+            return 0
+        self._reported = sent
+        return sent
+
+    def _as_window(self) -> Window:
+        return Window.chain(self.window.nodes[0].token, self.window.draft_tokens)
+
+    def _own_candidates(self) -> list[Candidates]:
+        return [node.candidates or NOTHING_KNOWN for node in self.window.nodes]
+
+    def _choose(self, candidates: Sequence[Candidates], budget: int, source: Source) -> None:
+        taken = self.branches.keys()
+        roots = choose_roots(self._as_window(), self._reach, candidates, budget=budget, taken=taken)
+        for root in roots:
+            self._start(root.node, root.token, source)
+
+    def _start(self, node: int, token: int, source: Source) -> None:
+        chain = Chain(self.window.nodes[node].child(token), self.settings.gamma)
+        self.branches[node, token] = Prepared(node, source, chain)
+
+    def _choose_from_own(self) -> None:
+        """Phase 1. Before the last node has candidates, start the roots that these cannot displace.
+
+        The m-th most probable token after the last node has at most probability 1/m, so of its tokens no more
+        than exp(reach - value) can be worth more than a root of that value. It saves most branches a forward.
+        """
+        own = self._own_candidates()
+        if self.window.tip.candidates is not None:
+            self._choose(own, self._first - len(self.branches), "draft")
+            self._chosen[1] = True
+            return
+        if self.branches:
+            return
+        most = self.settings.kappa + 1
+        roots = choose_roots(self._as_window(), self._reach, own, budget=self._first)
+        for rank, root in enumerate(roots):
+            margin = self._reach[-1] - root.value
+            rivals = math.floor(math.exp(margin)) if margin < math.log(most) else most
+            if rank + rivals >= self._first:
+                break
+            self._start(root.node, root.token, "draft")

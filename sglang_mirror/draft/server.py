@@ -1,0 +1,94 @@
+"""The draft's loop: hear, compute one forward, say, and again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+import zmq
+
+from sglang_mirror.draft.backends.base import Backend
+from sglang_mirror.draft.parent import ParentWatch
+from sglang_mirror.draft.service import DraftService
+from sglang_mirror.draft.trace import Trace
+from sglang_mirror.errors import DraftError, ProtocolError
+from sglang_mirror.protocol.channel import DraftChannel
+
+logger = logging.getLogger(__name__)
+
+
+def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
+    """Bind the draft's socket.
+
+    Raises:
+        DraftError: it cannot be bound.
+    """
+    try:
+        return DraftChannel(endpoint, curve_dir=curve_dir)
+    except (zmq.ZMQError, OSError) as error:
+        raise DraftError(
+            f"--endpoint {endpoint}: cannot be bound ({error}); name a path or port that is free"
+        ) from error
+
+
+class DraftServer:
+    """Serves targets on one socket, in one thread, until it is told to stop.
+
+    Args:
+        channel: bound; closed by `run`.
+        backend: the model.
+        vocabulary: fingerprint of its tokenizer.
+        trace: where forwards are written down.
+        parent: whose end is ours too.
+    """
+
+    def __init__(
+        self, channel: DraftChannel, backend: Backend, vocabulary: str, *, trace: Trace, parent: ParentWatch
+    ) -> None:
+        self._channel = channel
+        self._trace = trace
+        self._parent = parent
+        self._service = DraftService(backend, vocabulary, channel.send, trace=trace)
+        self._stopping = False
+        self._garbled: set[bytes] = set()
+
+    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """End the loop after the forward that runs."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or the parent's end."""
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+        with self._channel, self._trace:
+            idle = True
+            next_beat_s = 0.0
+            while not self._stopping:
+                now_s = time.monotonic()
+                if now_s >= next_beat_s:
+                    next_beat_s = self._service.beat(now_s)
+                    if self._parent.gone():
+                        logger.info("the parent has ended")
+                        return
+                self._hear(max(next_beat_s - now_s, 0.0) if idle else 0.0)
+                idle = not self._service.step()
+
+    def _hear(self, timeout_s: float) -> None:
+        """Take in all that has come; wait for the first at most `timeout_s`."""
+        timeout_ms = min(int(timeout_s * 1000) + 1, 100) if timeout_s else 0
+        while not self._stopping:
+            try:
+                received = self._channel.receive(timeout_ms)
+            except ProtocolError as error:
+                self._note_garbled(error)
+                continue
+            if received is None:
+                return
+            self._service.handle(*received, time.monotonic())
+            timeout_ms = 0
+
+    def _note_garbled(self, error: ProtocolError) -> None:
+        logger.warning("ignored a message: %s", error)

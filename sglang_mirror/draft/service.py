@@ -1,0 +1,230 @@
+"""What the draft answers: messages of targets in, messages to targets out, no socket and no clock."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from sglang_mirror.draft.backends.base import Backend
+from sglang_mirror.draft.rollout import RolloutSettings
+from sglang_mirror.draft.scheduler import Limits, Scheduler
+from sglang_mirror.draft.session import Session
+from sglang_mirror.draft.target import Target
+from sglang_mirror.draft.trace import Trace
+from sglang_mirror.protocol.messages import (
+    VERSION,
+    Beat,
+    Close,
+    Commit,
+    Failed,
+    FromTarget,
+    Hello,
+    Message,
+    Open,
+    Outcome,
+    Ready,
+    Refused,
+    Signal,
+    Stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+# A target that has said nothing for so long is gone: an idle server says Hello again well before.
+TARGET_TTL_S = 600.0
+
+Say = Callable[[bytes, Message], None]
+
+
+class DraftService:
+    """Serves every target that says Hello.
+
+    Args:
+        backend: the model.
+        vocabulary: fingerprint of its tokenizer.
+        say: sends a message to a target, without waiting.
+        limits: rows in a forward.
+        trace: where forwards are written down.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        vocabulary: str,
+        say: Say,
+        *,
+        limits: Limits | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self._backend = backend
+        self._vocabulary = vocabulary
+        self._say = say
+        self._scheduler = Scheduler(backend, limits or Limits(), trace or Trace())
+        self._targets: dict[bytes, Target] = {}
+
+    def handle(self, identity: bytes, message: FromTarget, now_s: float) -> None:
+        """Take in one message. Of a target that never said Hello, only Hello is answered."""
+        if isinstance(message, Hello):
+            self._hello(identity, message, now_s)
+            return
+        target = self._targets.get(identity)
+        if target is None:
+            return
+        target.last_heard_s = now_s
+        match message:
+            case Open():
+                self._open(target, message)
+            case Commit():
+                for outcome in message.outcomes:
+                    self._commit(target, outcome)
+            case Signal():
+                self._signal(target, message)
+            case Close():
+                for request in message.requests:
+                    target.sessions.pop(request, None)
+
+    def step(self) -> bool:
+        """Run one forward and say what it finished; whether there was anything to compute."""
+        worked = self._scheduler.step(self._targets.values())
+        for target, session in worked:
+            self._tell(target, session)
+        return bool(worked)
+
+    def beat(self, now_s: float) -> float:
+        """Beat to the targets that are due, forget those long unheard; when the next beat is due."""
+        next_s = now_s + 1.0
+        for target in list(self._targets.values()):
+            if now_s - target.last_heard_s > TARGET_TTL_S:
+                logger.info("target %s has been silent for %.0f s: forgotten", target.name, TARGET_TTL_S)
+                del self._targets[target.identity]
+                continue
+            if now_s >= target.next_beat_s:
+                self._say(target.identity, Beat(len(target.sessions), target.busy_ms))
+                target.next_beat_s = now_s + target.beat_s
+            next_s = min(next_s, target.next_beat_s)
+        return next_s
+
+    def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        reasons = self._objections(hello)
+        if reasons:
+            logger.warning("target %s refused: %s", hello.target, "; ".join(reasons))
+            self._targets.pop(identity, None)
+            self._say(identity, Refused(VERSION, tuple(reasons)))
+            return
+        beat_s = hello.beat_ms / 1000
+        self._targets[identity] = Target(
+            identity=identity,
+            name=hello.target,
+            settings=RolloutSettings(hello.gamma, hello.kappa, hello.roots, hello.root_budget),
+            beat_s=beat_s,
+            last_heard_s=now_s,
+            next_beat_s=now_s + beat_s,
+        )
+        logger.info("serving target %s", hello.target)
+        max_len = self._backend.max_len - _reserve(hello.gamma)
+        backend = self._backend
+        self._say(
+            identity, Ready(VERSION, self._vocabulary, backend.name, os.getpid(), backend.device, max_len)
+        )
+
+    def _objections(self, hello: Hello) -> list[str]:
+        reasons = []
+        if hello.version != VERSION:
+            reasons.append(f"protocol version: the target speaks {hello.version}, the draft {VERSION}")
+        if hello.vocabulary != self._vocabulary:
+            reasons.append(
+                f"vocabulary: the target's is {hello.vocabulary}, that of the draft {self._backend.name} is "
+                f"{self._vocabulary}; choose a draft with the target's tokenizer"
+            )
+        if hello.topk != 1:
+            reasons.append(f"topk: the target asks for {hello.topk} children a node, the draft rolls out 1")
+        if hello.gamma < 1 or _reserve(hello.gamma) >= self._backend.max_len:
+            reasons.append(f"gamma: the target asks for {hello.gamma}, the draft's limit is 1 or more, and "
+                           f"a text of {self._backend.max_len} tokens")  # fmt: skip
+        if not 0 <= hello.kappa < self._backend.vocab_size:
+            reasons.append(
+                f"kappa: the target asks for {hello.kappa} of the draft's {self._backend.vocab_size} tokens"
+            )
+        if hello.root_budget < 0:
+            reasons.append(
+                f"root budget: the target asks for {hello.root_budget}, the draft accepts 0 or more"
+            )
+        if hello.beat_ms < 1:
+            reasons.append(
+                f"beat: the target asks for one every {hello.beat_ms} ms, the draft accepts 1 or more"
+            )
+        return reasons
+
+    def _open(self, target: Target, message: Open) -> None:
+        held = target.sessions.get(message.stamp.request)
+        if held is not None and held.stamp.generation > message.stamp.generation:
+            return
+        target.sessions.pop(message.stamp.request, None)
+        problem = self._text_problem(target, message.stamp.committed_len, message.tokens)
+        if not problem and len(message.tokens) != message.stamp.committed_len:
+            problem = f"{len(message.tokens)} tokens were sent, the stamp says {message.stamp.committed_len}"
+        if problem:
+            self._fail(target, message.stamp, problem)
+            return
+        target.sessions[message.stamp.request] = Session(
+            message.stamp,
+            message.tokens,
+            awaited=message.window,
+            settings=target.settings,
+            cache=self._backend.new_cache(),
+        )
+
+    def _commit(self, target: Target, outcome: Outcome) -> None:
+        stamp = outcome.stamp
+        session = target.sessions.get(stamp.request)
+        if session is None or session.stamp.generation < stamp.generation:
+            self._fail(target, stamp, "the draft does not hold this request; open it again")
+            return
+        held = session.stamp
+        if held.generation > stamp.generation or held.committed_len >= stamp.committed_len:
+            return
+        problem = self._text_problem(target, stamp.committed_len, outcome.tokens)
+        if held.committed_len + len(outcome.tokens) != stamp.committed_len:
+            problem = (
+                f"the draft holds {held.committed_len} tokens, {len(outcome.tokens)} more do not make "
+                f"{stamp.committed_len}; open it again"
+            )
+        if problem:
+            self._fail(target, stamp, problem)
+            return
+        session.commit(outcome)
+        self._tell(target, session)
+
+    def _signal(self, target: Target, message: Signal) -> None:
+        for said in message.candidates:
+            session = target.sessions.get(said.stamp.request)
+            if session is not None and session.stamp == said.stamp:
+                session.signal(said, self._backend.vocab_size)
+                self._tell(target, session)
+
+    def _text_problem(self, target: Target, length: int, tokens: tuple[int, ...]) -> str:
+        """Why a text cannot be drafted for; empty if it can."""
+        limit = self._backend.max_len - _reserve(target.settings.gamma)
+        if length > limit:
+            return f"{length} tokens; the draft {self._backend.name} takes at most {limit}"
+        if not tokens:
+            return "no tokens"
+        strange = next((t for t in tokens if not 0 <= t < self._backend.vocab_size), None)
+        if strange is not None:
+            return f"token {strange} is outside the draft's vocabulary of {self._backend.vocab_size}"
+        return ""
+
+    def _tell(self, target: Target, session: Session) -> None:
+        for message in session.advance(target.busy_ms):
+            self._say(target.identity, message)
+
+    def _fail(self, target: Target, stamp: Stamp, reason: str) -> None:
+        logger.warning("request %d of %s: %s", stamp.request, target.name, reason)
+        target.sessions.pop(stamp.request, None)
+        self._say(target.identity, Failed(stamp, reason))
+
+
+def _reserve(gamma: int) -> int:
+    """Tokens that a text needs behind it: a window, the outcome's token, and the window after it."""
+    return 2 * gamma + 1

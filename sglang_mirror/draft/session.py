@@ -1,0 +1,163 @@
+"""One request of one target: its tree, its KV, and what is being prepared for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sglang_mirror.core.roots import Candidates
+from sglang_mirror.draft.backends.base import Cache, Segment
+from sglang_mirror.draft.rollout import Rollout, RolloutSettings
+from sglang_mirror.draft.tree import Node, TokenTree
+from sglang_mirror.protocol.messages import (
+    Branches,
+    ExitCandidates,
+    FreshWindow,
+    Message,
+    Outcome,
+    Stamp,
+)
+
+# Committed tokens that are computed along with a rollout; more of them are a prefill, in chunks.
+SHORT_TEXT = 16
+
+
+class Session:
+    """Holds one request from Open to Close.
+
+    Args:
+        stamp: the request as it was opened.
+        tokens: the committed tokens.
+        awaited: whether the target waits for a window.
+        settings: of the request's target.
+        cache: an empty KV cache.
+    """
+
+    def __init__(
+        self,
+        stamp: Stamp,
+        tokens: Sequence[int],
+        *,
+        awaited: bool,
+        settings: RolloutSettings,
+        cache: Cache,
+    ) -> None:
+        self.stamp = stamp
+        self.awaited = awaited
+        self.cache = cache
+        self._settings = settings
+        self._tree = TokenTree(tokens)
+        self._prompt_len = len(tokens)
+        self._rollout: Rollout | None = Rollout(self._tree.root, settings) if awaited else None
+
+    @property
+    def num_slots(self) -> int:
+        return self._tree.num_slots
+
+    @property
+    def num_prefill(self) -> int:
+        """Committed tokens still to be computed in chunks before anything can be rolled out."""
+        pending = self._tree.num_pending
+        return pending if pending > SHORT_TEXT or self._rollout is None else 0
+
+    def commit(self, outcome: Outcome) -> None:
+        """The window's outcome is known: keep what it leaves alive, and prepare for the next."""
+        move = self._tree.commit(outcome.tokens)
+        if move is not None:
+            self.cache.move(move.slots, move.start)
+        self.stamp = outcome.stamp
+        self.awaited = not outcome.hit
+        self._rollout = Rollout(self._tree.root, self._settings)
+
+    def signal(self, said: ExitCandidates, vocab_size: int) -> None:
+        """Candidates of the early exit; what the draft has no embedding for is left out."""
+        if self._rollout is None or len(said.tokens) != self._settings.gamma + 1:
+            return
+        self._rollout.signal([
+            _known(tokens, logprobs, vocab_size)
+            for tokens, logprobs in zip(said.tokens, said.logprobs, strict=True)
+        ])  # fmt: skip
+
+    def advance(self, busy_ms: float) -> list[Message]:
+        """Take in what has been computed; what there is to say to the target now."""
+        rollout = self._rollout
+        if rollout is None:
+            return []
+        rollout.advance()
+        said: list[Message] = []
+        if self.awaited and rollout.window.complete:
+            self.awaited = False
+            window = rollout.window
+            said.append(FreshWindow(self.stamp, window.draft_tokens, window.parents, busy_ms))
+        branches, phase = rollout.take_finished()
+        if branches or phase:
+            said.append(Branches(self.stamp, branches, phase, busy_ms))
+        return said
+
+    def tips(self) -> Iterator[Node]:
+        """The nodes to compute next, the most urgent first; none while the text is prefilled."""
+        if self._rollout is None or self.num_prefill:
+            return iter(())
+        return self._rollout.tips()
+
+    def prefill(self, count: int) -> Segment:
+        """The next `count` committed tokens as rows. The root's candidates are wanted if it is among them."""
+        tree = self._tree
+        first = tree.num_computed
+        tree.fill(count)
+        rows = range(first, first + count)
+        return Segment(
+            cache=self.cache,
+            tokens=tree.committed[first : first + count],
+            positions=rows,
+            start=first,
+            prefix=first,
+            seen=[(2 << row) - 1 for row in range(count)],
+            wanted=() if tree.num_pending else (count - 1,),
+        )
+
+    def rows(self, tips: Sequence[Node]) -> tuple[Segment, list[Node]]:
+        """The rows that `tips` need, ancestors first, and the nodes whose candidates they give."""
+        tree = self._tree
+        start = tree.num_slots
+        text = self.prefill(tree.num_pending)
+        num_text = len(text.tokens)
+        nodes = _uncomputed(tips)
+        for node in nodes:
+            tree.place(node)
+        text_bits = (1 << num_text) - 1
+        segment = Segment(
+            cache=self.cache,
+            tokens=[*text.tokens, *(node.token for node in nodes)],
+            positions=[*text.positions, *(node.position for node in nodes)],
+            start=start,
+            prefix=text.prefix,
+            seen=[*text.seen, *(node.seen << num_text | text_bits for node in nodes)],
+            wanted=range(max(num_text - 1, 0), num_text + len(nodes)),
+        )
+        return segment, [tree.root, *nodes] if num_text else nodes
+
+    def prefill_targets(self) -> list[Node]:
+        """The nodes whose candidates the last prefill chunk gave."""
+        return [] if self._tree.num_pending else [self._tree.root]
+
+    def num_prompt_rows(self, segment: Segment) -> int:
+        """How many of a segment's rows are the prompt's, whose cost is not a rollout's."""
+        return sum(position < self._prompt_len - 1 for position in segment.positions)
+
+
+def _known(tokens: Sequence[int], logprobs: Sequence[float], vocab_size: int) -> Candidates:
+    kept = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if 0 <= t < vocab_size]
+    return Candidates(tuple(t for t, _ in kept), tuple(p for _, p in kept))
+
+
+def _uncomputed(tips: Sequence[Node]) -> list[Node]:
+    """The tips and their uncomputed ancestors below the root, ancestors first, each once."""
+    nodes: dict[Node, None] = {}
+    for tip in tips:
+        path = []
+        node: Node | None = tip
+        while node is not None and node.parent is not None and not node.computed:
+            path.append(node)
+            node = node.parent
+        nodes.update(dict.fromkeys(reversed(path)))
+    return list(nodes)
