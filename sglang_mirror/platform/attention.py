@@ -1,117 +1,151 @@
 """Attention in torch that knows what a window is: decode, extend and verification over one plan per forward.
 
-SGLang's torch backend looks every request's KV slots up again in every layer, computes the cached prefix's queries again
-at every extend, and cannot verify. Here `init_forward_metadata` resolves slots and masks once, and every layer does one
-gather of keys and of values and one scaled dot product a request.
+SGLang's torch backend looks every request's KV slots up again in every layer, recomputes the cached prefix's queries at every
+extend, and cannot verify. Here `init_forward_metadata` resolves slots and masks once (see attention_plan), and a
+layer does one scaled dot product over them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from sglang.kernels.ops.speculative.spec_tree import TreeMaskMode
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.attention.verify_mask import VerifyMask
+from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from torch.nn.functional import scaled_dot_product_attention
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One request's share of a forward: queries ``[start, end)`` over the KV slots of all tokens they may see."""
-
-    start: int
-    end: int
-    slots: torch.Tensor  # int64 [kv]
-    mask: torch.Tensor | None  # bool [q, kv]; None: every query sees everything
-    kv_positions: torch.Tensor | None
+from sglang_mirror.platform import attention_plan
+from sglang_mirror.platform.attention_plan import Group
 
 
 class MirrorTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
-    """SGLang's torch attention with a plan per forward."""
+    """SGLang's torch attention backend, planned once a forward. Encoders and cross-attention stay with the original."""
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
         self.max_context_len = model_runner.model_config.context_len
+        self.plan: list[Group] = []
+        # The pool's share of sliding-window layers has its own slot numbers.
+        self._swa_layers = getattr(self.token_to_kv_pool, "layers_mapping", {})
+        self._swa_plan: list[Group] = []
+        # Asks SGLang for the small mask, n x n a request; max_bs=0 makes it allocate a fresh one each time.
         self._verify_mask = VerifyMask(
             buffer=torch.empty(0, dtype=torch.bool), mode=TreeMaskMode.QLEN_ONLY, max_bs=0
         )
-        self._spans: list[Span] = []
 
     @property
     def verify_mask(self) -> VerifyMask:
-        """Asks SGLang for the small mask, n x n a request, in a fresh tensor each time."""
+        """The layout of mask that verification should hand us."""
         return self._verify_mask
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Resolve this forward's KV slots and masks."""
         super().init_forward_metadata(forward_batch)
-        mode = forward_batch.forward_mode
-        table = self.req_to_token_pool.req_to_token
-        rows = forward_batch.req_pool_indices.tolist()
-        lens = forward_batch.seq_lens.tolist()
-        self._spans = []
-        if mode.is_idle():
-            return
-        start = 0
-        if mode.is_target_verify():
-            spec = forward_batch.spec_info
-            n = spec.draft_token_num
-            qlen_only = spec.custom_mask is not None and spec.custom_mask.numel() == n * n * len(rows)
-            offset = 0
-            for i, (row, prefix) in enumerate(zip(rows, lens, strict=True)):
-                mask = torch.ones(n, prefix + n, dtype=torch.bool)
-                if spec.custom_mask is None:
-                    mask = mask.tril_(prefix)
-                elif qlen_only:
-                    mask[:, prefix:] = spec.custom_mask[i * n * n : (i + 1) * n * n].view(n, n)
-                else:
-                    mask = spec.custom_mask[offset : offset + mask.numel()].view_as(mask)
-                    offset += mask.numel()
-                self._spans.append(Span(start, start + n, table[row, : prefix + n].long(), mask, None))
-                start += n
-        elif mode.is_decode():
-            for i, (row, kv) in enumerate(zip(rows, lens, strict=True)):
-                self._spans.append(Span(i, i + 1, table[row, :kv].long(), None, None))
-        else:
-            for row, prefix, new in zip(
-                rows, forward_batch.extend_prefix_lens.tolist(), forward_batch.extend_seq_lens.tolist(), strict=True
-            ):
-                mask = torch.ones(new, prefix + new, dtype=torch.bool).tril_(prefix)
-                self._spans.append(Span(start, start + new, table[row, : prefix + new].long(), mask, None))
-                start += new
+        self.set_plan([] if forward_batch.forward_mode.is_idle() else self._make_plan(forward_batch))
+
+    def set_plan(self, plan: list[Group]) -> None:
+        """Take `plan` for the coming layers, with its slots translated for a separate sliding-window pool."""
+        self.plan = plan
+        if self.use_sliding_window_kv_pool:
+            self._swa_plan = [self._to_swa(group) for group in plan]
 
     def forward_extend(
-        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **_: Any
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
-        """Attention of one layer."""
+        """Attention of one layer over new tokens or a window: [tokens, heads * head_dim] in and out."""
+        if layer.is_cross_attention or layer.attn_type == AttentionType.ENCODER_ONLY:
+            return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
         return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
 
     def forward_decode(
-        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **_: Any
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
-        """Attention of one layer."""
+        """Attention of one layer over one new token a request."""
+        if layer.is_cross_attention:
+            return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
         return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
 
     def _attend(self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save: bool) -> torch.Tensor:
+        if layer.logit_cap:
+            raise NotImplementedError("the torch-only platform has no attention with soft-capped logits")
+        pool = self.token_to_kv_pool
         if save and k is not None:
-            self.token_to_kv_pool.set_kv_buffer(
-                layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v
-            )
+            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v)
+        keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         q = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        out = q.new_empty(q.shape[0], layer.tp_q_head_num, layer.v_head_dim)
-        keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
-        values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
-        for span in self._spans:
-            attended = scaled_dot_product_attention(
-                q[span.start : span.end].transpose(0, 1)[None],
-                keys[span.slots].transpose(0, 1)[None].to(q.dtype),
-                values[span.slots].transpose(0, 1)[None].to(q.dtype),
-                attn_mask=span.mask,
-                scale=layer.scaling,
-                enable_gqa=layer.tp_q_head_num != layer.tp_k_head_num,
-            )
-            out[span.start : span.end] = attended[0].transpose(0, 1)
-        return out.view(-1, layer.tp_q_head_num * layer.v_head_dim)
+        plan = self._swa_plan if self._swa_layers.get(layer.layer_id, (0, False))[1] else self.plan
+        pieces = [_attend_group(group, q, keys, values, layer) for group in plan]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _make_plan(self, forward_batch: Any) -> list[Group]:
+        """The plan of a decode, a verification or an extend."""
+        table = self.req_to_token_pool.req_to_token
+        rows: list[int] = forward_batch.req_pool_indices.tolist()
+        lens: list[int] = forward_batch.seq_lens.tolist()
+        mode = forward_batch.forward_mode
+        if mode.is_decode():
+            prefix_lens = [seq_len - 1 for seq_len in lens]  # SGLang counts the token being decoded
+            return attention_plan.new_tokens(table, rows, prefix_lens, [1] * len(rows))
+        if mode.is_target_verify():
+            spec = forward_batch.spec_info
+            tail = _window_mask(spec.custom_mask, lens, spec.draft_token_num)
+            slots = attention_plan.tail_slots(table, rows, lens, spec.draft_token_num)
+            return attention_plan.group(table, rows, lens, slots, tail)
+        prefix_lens = forward_batch.extend_prefix_lens.tolist()
+        return attention_plan.new_tokens(table, rows, prefix_lens, forward_batch.extend_seq_lens.tolist())
+
+    def _to_swa(self, group: Group) -> Group:
+        """The same group in the sliding-window pool's slots; evicted tokens have none and are masked, so any will do."""
+        slots = group.slots
+        if isinstance(slots, slice):
+            slots = torch.arange(slots.start, slots.stop)
+        slots = self.token_to_kv_pool.translate_loc_from_full_to_swa(slots).long().clamp_(min=0)
+        return Group(group.start, group.prefix_lens, slots, group.tail)
+
+
+def _attend_group(
+    group: Group, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: Any
+) -> torch.Tensor:
+    """Attention of a group's queries, `q` [tokens, heads, dim] over `keys` and `values` [slots, kv_heads, dim]."""
+    query = q[group.start : group.stop].unflatten(0, (group.batch, -1)).transpose(1, 2)  # [b, heads, n, dim]
+    window = layer.sliding_window_size
+    out = scaled_dot_product_attention(
+        query,
+        _take(keys, group, q.dtype),
+        _take(values, group, q.dtype),
+        attn_mask=group.mask(-1 if window is None else window, q.dtype),
+        scale=layer.scaling,
+        enable_gqa=layer.tp_q_head_num != layer.tp_k_head_num,
+    )
+    return out.transpose(1, 2).reshape(group.stop - group.start, -1)
+
+
+def _take(cache: torch.Tensor, group: Group, dtype: torch.dtype) -> torch.Tensor:
+    """A group's keys or values [b, kv_heads, kv, dim]: a view where their slots are consecutive, else one gather."""
+    slots = group.slots
+    rows = cache[slots] if isinstance(slots, slice) else cache.index_select(0, slots)
+    rows = rows.unflatten(0, (group.batch, -1)).transpose(1, 2)
+    return rows if rows.dtype == dtype else rows.to(dtype)
+
+
+def _window_mask(custom_mask: torch.Tensor | None, prefix_lens: list[int], n: int) -> torch.Tensor:
+    """Which nodes each node of a window sees, bool [B, n, n], from either layout of SGLang's mask; a chain without one.
+
+    QLEN_ONLY packs n x n cells a request, FULL_MASK n x (len + n), whose first columns, the prefix, are always visible. A
+    FULL_MASK may be longer than its content.
+    """
+    batch = len(prefix_lens)
+    if custom_mask is None:
+        return attention_plan.causal(n).expand(batch, -1, -1)
+    if custom_mask.numel() == batch * n * n:
+        return custom_mask.view(batch, n, n)
+    windows = []
+    offset = 0
+    for prefix_len in prefix_lens:
+        cells = custom_mask[offset : offset + n * (prefix_len + n)]
+        windows.append(cells.view(n, -1)[:, prefix_len:])
+        offset += cells.numel()
+    return torch.stack(windows)

@@ -34,13 +34,13 @@ def build_tree(
     in QLEN_ONLY mode, packed.
     """
     if int(tree_mask_mode) not in (FULL_MASK, QLEN_ONLY):
-        raise NotImplementedError(f"tree mask mode {tree_mask_mode!r}: only FULL_MASK and QLEN_ONLY are supported")
+        raise NotImplementedError(
+            f"tree mask mode {tree_mask_mode!r}: only FULL_MASK and QLEN_ONLY are supported"
+        )
     n = num_verify_tokens
     parent, linked = _parents(parent_list, top_scores_index, topk)
     visible = _ancestors(parent, spec_steps)
-    torch.add(
-        seq_lens.to(torch.int64).unsqueeze(1), visible.sum(-1) - 1, out=positions.view(-1, n)
-    )
+    torch.add(seq_lens.to(torch.int64).unsqueeze(1), visible.sum(-1) - 1, out=positions.view(-1, n))
     retrieve_index.copy_(torch.arange(retrieve_index.numel(), device=seq_lens.device).view(-1, n))
     _link(parent, linked, retrieve_next_token, retrieve_next_sibling)
     if int(tree_mask_mode) == QLEN_ONLY:
@@ -151,7 +151,9 @@ def _link(
     is_child = linked.unsqueeze(1) & (parent.unsqueeze(1) == node.view(1, n, 1))  # [B, parent, child]
     first = torch.where(is_child, node, none.unsqueeze(1)).amin(-1)
     later = (
-        linked.unsqueeze(1) & linked.unsqueeze(2) & (parent.unsqueeze(1) == parent.unsqueeze(2))
+        linked.unsqueeze(1)
+        & linked.unsqueeze(2)
+        & (parent.unsqueeze(1) == parent.unsqueeze(2))
         & (node.view(1, 1, n) > node.view(1, n, 1))
     )
     following = torch.where(later, node, none.unsqueeze(1)).amin(-1)
