@@ -1,7 +1,7 @@
 """The whole recipe as one resumable command: `python -m sglang_mirror.train.recipe --out examples/models`.
 
-Stages: prepare, pretrain, distill, own text, distill on it, measure, export. A stage that is done is skipped, and one
-that was interrupted goes on from its last checkpoint, at most a minute back.
+Stages: prepare, pretrain, distill, own text, distill on it, measure, export. A stage that is done is skipped,
+and one that was interrupted goes on from its last checkpoint, at most a minute back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_pair(work: Path, seconds: float, tokens: int | None, draft_share: float) -> None:
-    """Trains target and draft; the draft's phases together take `draft_share` of the target's time or tokens."""
+    """Trains both; the draft's phases together take `draft_share` of the target's time or tokens."""
     pretrain(work, Plan(Budget(tokens=tokens, seconds=seconds)))
     target = load_trained(work / "target.pt", target_config())
 
@@ -53,7 +53,7 @@ def ship(work: Path, out: Path, data: Path) -> None:
         heldout.write(data, find_sources()[1], tokenizer)
     target = load_trained(work / "target.pt", target_config())
     draft = load_trained(work / "draft_own.pt", draft_config())
-    report = measure(work, target, draft, tokenizer, heldout.read(data)) | {"out": out.as_posix()}
+    report = measure(work, target, draft, tokenizer, heldout.read(data))
     report["target"]["phases"] = [phase("next token, corpus", work / "target.pt")]
     report["draft"]["phases"] = [
         phase("distilled from the target on the corpus", work / "draft.pt"),
