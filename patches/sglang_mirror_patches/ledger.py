@@ -1,0 +1,74 @@
+"""The ledger of seams: every place where we hook SGLang, with its reason and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sglang_mirror_patches import flags, server_info
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One hook.
+
+    Attributes:
+        target: the dotted name of what is hooked.
+        kind: how: AFTER sees the result, AROUND gets the original.
+        hook: ours; hands over to the original unless mirror is asked for.
+        why: what SGLang does not offer.
+        since: the first SGLang release in which the target is as we expect it.
+        remove_when: what would make it unnecessary.
+    """
+
+    target: str
+    kind: Literal["AFTER", "AROUND"]
+    hook: Callable[..., Any]
+    why: str
+    since: str
+    remove_when: str
+
+
+SEAMS = (
+    Seam(
+        target="sglang.srt.server_args.ServerArgs.add_cli_args",
+        kind="AFTER",
+        hook=flags.add_flags,
+        why="a plugin cannot declare command-line flags",
+        since="0.5.17",
+        remove_when="SGLang lets a registered algorithm add flags",
+    ),
+    Seam(
+        target="sglang.srt.server_args.ServerArgs.from_cli_args",
+        kind="AROUND",
+        hook=flags.read_flags,
+        why="our flags must reach the processes that SGLang starts, and bad settings end with a message",
+        since="0.5.17",
+        remove_when="SGLang hands unknown flags to the algorithm",
+    ),
+    Seam(
+        target="sglang.srt.managers.scheduler.Scheduler.get_internal_state",
+        kind="AFTER",
+        hook=server_info.add_report,
+        why="a worker cannot add to the scheduler's report",
+        since="0.5.17",
+        remove_when="BaseSpecWorker may report its state",
+    ),
+    Seam(
+        target="sglang.srt.managers.tokenizer_manager.TokenizerManager.get_internal_state",
+        kind="AROUND",
+        hook=server_info.lift_report,
+        why="`mirror` belongs at the top of /server_info, whose route cannot be hooked",
+        since="0.5.17",
+        remove_when="as above",
+    ),
+)
+
+
+def install() -> None:
+    """Register every seam with SGLang's hook registry, which applies them and logs what fails."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415 - only inside SGLang
+
+    for seam in SEAMS:
+        HookRegistry.register(seam.target, seam.hook, HookType[seam.kind])

@@ -1,0 +1,1 @@
+"""Real servers, measured side by side through their public HTTP API."""

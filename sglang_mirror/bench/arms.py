@@ -1,0 +1,87 @@
+"""The arms of a comparison: what each adds to the server's command line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglang_mirror.bench.server import Server, cpu_environment
+
+# The same for every arm. Without the prefix cache a repeated prompt costs the same each time; asleep when
+# idle, the arms that wait for their turn leave the cores alone.
+COMMON = ("--disable-radix-cache", "--sleep-on-idle", "--skip-server-warmup", "--log-level", "warning")
+CPU = ("--device", "cpu", "--attention-backend", "torch_native", "--max-total-tokens", "32768")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A target and its draft, and how the target is held."""
+
+    target: Path
+    draft: Path
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """CPU cores of the target's server and of the draft; with one core they share it."""
+
+    target: tuple[int, ...]
+    draft: tuple[int, ...]
+
+    @classmethod
+    def one_each(cls) -> Cores:
+        """One core for each, the same for every arm's target."""
+        ours = sorted(os.sched_getaffinity(0))
+        return cls((ours[0],), (ours[-1],))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A named way of decoding.
+
+    Attributes:
+        name: as results call it.
+        flags: added to the server's command line.
+        all_cores: whether the target gets every core (plain decoding's best).
+    """
+
+    name: str
+    flags: tuple[str, ...] = ()
+    all_cores: bool = False
+
+
+def plain() -> Arm:
+    return Arm("plain")
+
+
+def plain_on_all_cores() -> Arm:
+    return Arm("plain:cores=all", all_cores=True)
+
+
+def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **settings: str | float) -> Arm:
+    """Mirror with this draft; `settings` are those of `sglang_mirror.config`."""
+    flags = ["--speculative-algorithm", "mirror", "--speculative-draft-model-path", str(pair.draft)]
+    flags += ["--speculative-num-steps", str(gamma)]
+    flags += ["--mirror-draft-cpus", ",".join(map(str, cores.draft))]
+    for key, value in settings.items():
+        flags += ["--mirror-" + key.replace("_", "-"), str(value)]
+    return Arm(name, tuple(flags))
+
+
+def serial(pair: Pair, cores: Cores, *, gamma: int) -> Arm:
+    """The same draft, run only when the target waits for it."""
+    return mirror(pair, cores, gamma=gamma, name="serial", roots="none")
+
+
+def server(arm: Arm, pair: Pair, cores: Cores, log: Path) -> Server:
+    """The arm's server, not started."""
+    all_cores = sorted(os.sched_getaffinity(0))
+    return Server(
+        str(pair.target),
+        (*CPU, "--dtype", pair.dtype, *COMMON, *arm.flags),
+        log=log,
+        cpus=all_cores if arm.all_cores else cores.target,
+        environment=cpu_environment(len(all_cores) if arm.all_cores else 1),
+    )

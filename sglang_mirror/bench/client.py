@@ -1,0 +1,76 @@
+"""Completions from a server, timed at the client; several at once if asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+REQUEST_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of `/generate`.
+
+    Attributes:
+        text: what was generated.
+        num_tokens: how many tokens that is.
+        seconds: from request to answer.
+        meta: SGLang's `meta_info`.
+    """
+
+    text: str
+    num_tokens: int
+    seconds: float
+    meta: dict[str, Any]
+
+
+def payload(prompt: str, *, num_tokens: int, temperature: float = 0.0, **sampling: Any) -> dict[str, Any]:
+    """The body of a `/generate` request."""
+    return {
+        "text": prompt,
+        "sampling_params": {"max_new_tokens": num_tokens, "temperature": temperature, **sampling},
+    }
+
+
+def complete(url: str, body: dict[str, Any]) -> Completion:
+    """One completion.
+
+    Raises:
+        httpx.HTTPError: the server refused or did not answer in time.
+    """
+    began = time.perf_counter()
+    answer = httpx.post(f"{url}/generate", json=body, timeout=REQUEST_TIMEOUT_S)
+    seconds = time.perf_counter() - began
+    answer.raise_for_status()
+    content = answer.json()
+    meta = content["meta_info"]
+    return Completion(content["text"], meta["completion_tokens"], seconds, meta)
+
+
+def complete_all(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: int = 1) -> list[Completion]:
+    """All completions, `concurrency` at a time, in the order of `bodies`."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(pool.map(lambda body: complete(url, body), bodies))
+
+
+def stream(url: str, body: dict[str, Any]) -> Iterator[str]:
+    """The pieces of one completion's text as they come."""
+    seen = 0
+    with httpx.stream(
+        "POST", f"{url}/generate", json={**body, "stream": True}, timeout=REQUEST_TIMEOUT_S
+    ) as answer:
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            data = line.removeprefix("data: ")
+            if not line.startswith("data: ") or data == "[DONE]":
+                continue
+            text = json.loads(data)["text"]  # SGLang sends the whole text so far
+            yield text[seen:]
+            seen = len(text)

@@ -1,0 +1,163 @@
+"""A real SGLang server as a child process: started, waited for, and gone afterwards with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import httpx
+
+from sglang_mirror.errors import MirrorError
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 10.0
+LOG_TAIL_LINES = 25
+
+
+class ServerError(MirrorError):
+    """A server did not start, or ended; the message has its last lines."""
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def cpu_environment(threads: int = 1) -> dict[str, str]:
+    """Variables that hold a process to so many threads and keep it off the network."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**dict.fromkeys(names, str(threads)), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Server:
+    """One server: a process group of its own, killed whole when the context ends.
+
+    Args:
+        model: the target's folder or name.
+        arguments: further flags of `sglang.launch_server`.
+        log: where its output goes.
+        cpus: the CPU cores that it may use; all if empty.
+        environment: variables added to ours.
+
+    Raises:
+        ServerError: from `wait`, if it ends or is not healthy in time.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        cpus: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.command = [
+            *(sys.executable, "-m", "sglang.launch_server", "--model-path", model),
+            *("--host", "127.0.0.1", "--port", str(self.port), *arguments),
+        ]
+        self._log_path, self._cpus = log, tuple(cpus)
+        self._environment = {**os.environ, **cpu_environment(), **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def command_line(self) -> str:
+        prefix = ["taskset", "-c", ",".join(map(str, self._cpus))] if self._cpus else []
+        return shlex.join([*prefix, "python", *self.command[1:]])
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start without waiting."""
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log = self._log_path.open("wb")
+        before = os.sched_getaffinity(0)
+        if self._cpus:  # a child inherits its parent's cores; preexec_fn is not safe beside threads
+            os.sched_setaffinity(0, self._cpus)
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+            )
+        finally:
+            os.sched_setaffinity(0, before)
+        return self
+
+    def wait(self, timeout_s: float = START_TIMEOUT_S) -> Self:
+        """Wait until it generates."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if (status := self.poll()) is not None:
+                raise ServerError(f"the server ended with status {status}:\n{self.log_tail()}")
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health_generate", timeout=20).status_code == httpx.codes.OK:
+                    return self
+            time.sleep(0.2)
+        raise ServerError(f"the server was not healthy after {timeout_s:.0f} s:\n{self.log_tail()}")
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+        assert self._process is not None, "not started"
+        return self._process.poll()
+
+    def wait_for_exit(self, timeout_s: float) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self._process is not None, "not started"
+        return self._process.wait(timeout_s)
+
+    def log_tail(self) -> str:
+        lines = self._log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+    def info(self) -> dict[str, Any]:
+        """What `/server_info` says."""
+        answer: dict[str, Any] = httpx.get(f"{self.url}/server_info", timeout=20).json()
+        return answer
+
+    def stop(self) -> None:
+        """End it: politely, then by force, its whole group."""
+        if self._process is None:
+            return
+        # Its main process takes the others along; whoever is left then is killed with the group.
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP_TIMEOUT_S)
+        if self._log is not None:
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,155 @@
+"""Every setting of mirror: its default, its meaning, its three spellings. Resolved once, then frozen.
+
+A setting `exit_layer` is the flag `--mirror-exit-layer`, the variable `SGLANG_MIRROR_EXIT_LAYER` and the key
+`exit_layer` in the TOML file that `--mirror-config` names. The flag wins over the variable, the variable over
+the file, the file over the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sglang_mirror.errors import SettingsError
+
+PREFIX = "SGLANG_MIRROR_"
+CONFIG_FILE = PREFIX + "CONFIG"
+
+
+def _setting(default: Any, meaning: str, **checks: Any) -> Any:
+    return field(default=default, metadata={"help": meaning, **checks})
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorConfig:
+    """The settings; each field's meaning is also its flag's help.
+
+    Raises:
+        SettingsError: one or more values are out of range; it lists them all.
+    """
+
+    draft_model: str | None = _setting(None, "the draft model; SGLang's --speculative-draft-model-path")
+    draft_endpoint: str | None = _setting(
+        None, "a draft process that runs already: ipc://PATH or tcp://HOST:PORT (default: we start one)"
+    )
+    draft_device: str = _setting(
+        "auto", "where the draft computes: cpu, cuda:1, ... (auto: a free GPU or cpu)"
+    )
+    draft_backend: str = _setting("torch", "what computes the draft")
+    draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
+    draft_threads: int = _setting(1, "the draft's threads on a CPU", low=1)
+    draft_cpus: str | None = _setting(None, "CPU cores for the draft process, such as 1 or 2-3")
+    exit_layer: int | None = _setting(
+        None, "target layers before the early exit is read (default: half)", low=1
+    )
+    kappa: int = _setting(8, "exit candidates at each node", low=1, high=64)
+    roots: str = _setting(
+        "union", "whose candidates become roots", choices=("exit", "draft", "union", "none")
+    )
+    root_budget: int = _setting(12, "branches that the draft prepares for each step and request", low=0)
+    miss: str = _setting(
+        "wait", "after a miss: wait for a fresh window, or decode plainly once", choices=("wait", "plain")
+    )
+    miss_wait_ms: float = _setting(50.0, "how long to wait for a window before decoding plainly", low=0)
+    beat_ms: int = _setting(100, "how often the draft must be heard, in milliseconds", low=10)
+    lost_after_ms: float = _setting(1000.0, "silence after which the draft counts as lost", low=50)
+    start_timeout_s: float = _setting(
+        60.0, "how long the server's start waits for the draft before it serves plainly", low=0
+    )
+    lockstep: bool = _setting(
+        False, "wait for every branch before each commit: reproducible hits, for traces"
+    )
+    trace: str | None = _setting(None, "write one JSON line a step and request to this file")
+    curve_dir: str | None = _setting(None, "folder with CURVE keys, for a draft over tcp://")
+    insecure_tcp: bool = _setting(False, "let tcp:// do without CURVE keys")
+
+    def __post_init__(self) -> None:
+        problems = [problem for item in dataclasses.fields(self) if (problem := _problem(self, item))]
+        if problems:
+            raise SettingsError(problems)
+
+
+def _problem(config: MirrorConfig, item: dataclasses.Field[Any]) -> str | None:
+    value, allowed = getattr(config, item.name), item.metadata
+    if value is None:
+        return None
+    if "choices" in allowed and value not in allowed["choices"]:
+        return f"{flag(item.name)} {value!r}: choose one of {', '.join(allowed['choices'])}"
+    if "low" in allowed and value < allowed["low"]:
+        return f"{flag(item.name)} {value}: must be at least {allowed['low']}"
+    if "high" in allowed and value > allowed["high"]:
+        return f"{flag(item.name)} {value}: must be at most {allowed['high']}"
+    return None
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a setting."""
+    return "--speculative-draft-model-path" if name == "draft_model" else "--mirror-" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment's spelling of a setting."""
+    return PREFIX + name.upper()
+
+
+def kinds() -> dict[str, type]:
+    """The type of each setting, without its None."""
+    hints = get_type_hints(MirrorConfig)
+    return {
+        item.name: next(
+            t for t in getattr(hints[item.name], "__args__", (hints[item.name],)) if t is not type(None)
+        )
+        for item in dataclasses.fields(MirrorConfig)
+    }
+
+
+def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
+    """The configuration that the environment (and the file it names) asks for.
+
+    Raises:
+        SettingsError: unknown settings, values of the wrong type or out of range, an unreadable file.
+    """
+    environment = os.environ if environment is None else environment
+    known, problems, values = kinds(), [], {}
+    path = environment.get(CONFIG_FILE)
+    for name, value in (_read_file(Path(path)) if path else {}).items():
+        if name not in known:
+            problems.append(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+        elif type(value) is not known[name] and not (known[name] is float and type(value) is int):
+            problems.append(f"{path}: {name} = {value!r}: expected {known[name].__name__}")
+        else:
+            values[name] = value
+    for key, text in environment.items():
+        if not key.startswith(PREFIX) or key == CONFIG_FILE:
+            continue
+        name = key.removeprefix(PREFIX).lower()
+        if name not in known:
+            problems.append(f"{key}: unknown setting; known are {', '.join(map(variable, known))}")
+            continue
+        try:
+            values[name] = _parse(known[name], text)
+        except ValueError:
+            problems.append(f"{key}={text!r}: expected {known[name].__name__}")
+    if problems:
+        raise SettingsError(problems)
+    return MirrorConfig(**values)
+
+
+def _parse(kind: type, text: str) -> Any:
+    if kind is not bool:
+        return kind(text)
+    if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
+        raise ValueError(text)
+    return text.lower() in ("1", "true", "yes")
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError([f"--mirror-config {path}: {error}"]) from error

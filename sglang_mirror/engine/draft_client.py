@@ -1,0 +1,300 @@
+"""The target's side of the line to the draft: which requests it knows, what it has prepared for them.
+
+Two threads use it, the scheduler's and the supervisor's; one lock guards all of it, and nobody waits while
+holding it. Nothing here raises because of the draft: a draft that is dead, slow or wrong costs a plain step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.request import Request
+from sglang_mirror.errors import ProtocolError
+from sglang_mirror.protocol.channel import TargetChannel
+from sglang_mirror.protocol.liveness import Liveness, Peer
+from sglang_mirror.protocol.messages import (
+    Beat,
+    Branches,
+    Close,
+    Commit,
+    ExitCandidates,
+    Failed,
+    FreshWindow,
+    Hello,
+    Message,
+    Open,
+    Outcome,
+    Ready,
+    Refused,
+    Signal,
+    Stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+# Longest slice of a wait: the supervisor's thread gets its turn in between. Milliseconds.
+POLL_MS = 2
+
+
+class DraftClient:
+    """Speaks to one draft process for all requests of one target.
+
+    Args:
+        channel: the line.
+        hello: who we are and what we want; said again whenever the draft has to be won back.
+        lost_after_s: silence after which the draft counts as lost.
+        counters: where to count.
+    """
+
+    def __init__(
+        self, channel: TargetChannel, hello: Hello, *, lost_after_s: float, counters: Counters
+    ) -> None:
+        self._channel = channel
+        self._hello = hello
+        self._lock = threading.RLock()
+        self._liveness = Liveness(timeout_s=lost_after_s)
+        self._requests: dict[str, Request] = {}
+        self._by_number: dict[int, Request] = {}
+        self._numbers = itertools.count(1)
+        self._epoch = 0
+        self.counters = counters
+        self.draft: Ready | None = None
+        self.refusal: str | None = None
+
+    # ---- the draft's life
+
+    @property
+    def peer(self) -> Peer:
+        return self._liveness.state
+
+    def tick(self) -> Peer:
+        """Read what has come, judge silence, say Hello where it is due. The supervisor calls it regularly."""
+        with self._lock:
+            self._pump()
+            state = self._liveness.check(time.monotonic())
+            if state in (Peer.UNREACHED, Peer.LOST):
+                self._channel.send(self._hello)
+                if state is Peer.UNREACHED and self._channel.handshake_failed():
+                    self._refuse("what answers at the draft's endpoint is not an sglang-mirror draft")
+            return state
+
+    def lost(self) -> None:
+        """Its process has ended."""
+        with self._lock:
+            self._liveness.lost()
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._liveness.refused()
+        logger.error("mirror: the draft cannot serve us, requests decode plainly: %s", reason)
+
+    # ---- requests
+
+    def open(self, rid: str, tokens: Sequence[int]) -> None:
+        """A prompt is being prefilled: let the draft prefill it too, meanwhile."""
+        with self._lock:
+            request = self._requests.get(rid)
+            if request is not None and request.tokens == tokens and request.epoch == self._epoch:
+                return
+            self._open(self._new_request(rid) if request is None else request, tokens, window=False)
+
+    def committed(self, rid: str, tokens: Sequence[int]) -> Request:
+        """The request, after making sure that the draft has heard of exactly these committed tokens."""
+        with self._lock:
+            request = self._requests.get(rid) or self._new_request(rid)
+            known = len(request.tokens)
+            if request.epoch == self._epoch and tokens[:known] == request.tokens:
+                if known < len(tokens):
+                    self._commit_plain(request, list(tokens[known:]))
+            elif not request.given_up:
+                self._open(request, tokens, window=True)
+            return request
+
+    def _new_request(self, rid: str) -> Request:
+        request = Request(rid, next(self._numbers), [])
+        self._requests[rid] = self._by_number[request.number] = request
+        return request
+
+    def _open(self, request: Request, tokens: Sequence[int], *, window: bool) -> None:
+        request.tokens = list(tokens)
+        request.patient = True
+        request.reopen(self._epoch if self.peer is Peer.READY else -1)
+        if self.peer is Peer.READY:
+            self._send(Open(request.stamp, request.rid, tuple(tokens), window))
+
+    def _commit_plain(self, request: Request, tokens: list[int]) -> None:
+        request.advance(tokens)
+        self._send(Commit((Outcome(request.stamp, tuple(tokens), hit=False),)))
+
+    def known(self, rid: str) -> Request | None:
+        return self._requests.get(rid)
+
+    def is_current(self, request: Request, committed_len: int) -> bool:
+        """Whether this draft has heard of exactly so many committed tokens of the request."""
+        return request.epoch == self._epoch and len(request.tokens) == committed_len
+
+    def close(self, rids: Iterable[str]) -> None:
+        """These requests are over, or were never decoded."""
+        with self._lock:
+            gone = [request for rid in rids if (request := self._requests.pop(rid, None))]
+            for request in gone:
+                del self._by_number[request.number]
+            if gone:
+                self._send(Close(tuple(request.number for request in gone)))
+
+    def close_all(self) -> None:
+        self.close(list(self._requests))
+
+    def sweep(self, alive: Iterable[str]) -> None:
+        """Close every request that is not among `alive`: SGLang does not tell of all that end."""
+        self.close(self._requests.keys() - set(alive))
+
+    # ---- one step
+
+    def collect(self, requests: Sequence[Request], wait_ms: float) -> None:
+        """Wait at most `wait_ms` milliseconds until each request that can expect a window has it."""
+        began = time.monotonic()
+        deadline = began + wait_ms / 1000
+        while awaited := [request for request in requests if self._awaits(request)]:
+            left_ms = (deadline - time.monotonic()) * 1000
+            if left_ms <= 0:
+                for request in awaited:
+                    request.patient = False
+                break
+            self.receive(min(left_ms, POLL_MS))
+        self.counters.waited_ms += (time.monotonic() - began) * 1000
+
+    def _awaits(self, request: Request) -> bool:
+        if self._liveness.check(time.monotonic()) is not Peer.READY:
+            return False
+        return request.window is None and request.epoch == self._epoch and request.patient
+
+    def wait_for_branches(self, requests: Sequence[Request], phase: int, wait_ms: float) -> None:
+        """Lockstep: wait until all branches up to `phase` have come for every request with a window."""
+        deadline = time.monotonic() + wait_ms / 1000
+        while self.peer is Peer.READY and any(
+            request.phase < phase for request in requests if request.epoch == self._epoch
+        ):
+            if time.monotonic() > deadline:
+                return
+            self.receive(POLL_MS)
+
+    def signal(self, candidates: Sequence[ExitCandidates]) -> None:
+        """Half-way through the target's forward: what it will probably say."""
+        self._send(Signal(tuple(candidates)))
+
+    def commit(self, steps: Sequence[tuple[Request, CoreOutcome, list[int]]]) -> list[Branch | None]:
+        """Commit each request's tokens, look its outcome up and tell the draft; the branches that hit.
+
+        Args:
+            steps: request, outcome, and the committed tokens (accepted ones, then the correction).
+        """
+        with self._lock:
+            self._pump()
+            hits, outcomes = [], []
+            for request, outcome, tokens in steps:
+                branch = request.table.look_up(outcome)
+                request.advance(tokens)
+                request.window = branch.window if branch else None
+                hits.append(branch)
+                if request.epoch == self._epoch:
+                    outcomes.append(Outcome(request.stamp, tuple(tokens), hit=branch is not None))
+            if outcomes:
+                self._send(Commit(tuple(outcomes)))
+            return hits
+
+    # ---- the line
+
+    def _send(self, message: Message) -> None:
+        if self.peer is Peer.READY and not self._channel.send(message):
+            logger.warning("mirror: the draft takes no messages; requests decode plainly until it is back")
+            self._liveness.lost()
+
+    def receive(self, timeout_ms: float) -> None:
+        """Handle what has come, waiting for the first message at most `timeout_ms` milliseconds."""
+        message = self._receive(timeout_ms)
+        with self._lock:
+            if message is not None:
+                self._handle(message)
+            self._pump()
+
+    def _pump(self) -> None:
+        while (message := self._receive(0)) is not None:
+            self._handle(message)
+
+    def _receive(self, timeout_ms: float) -> Message | None:
+        try:
+            return self._channel.receive(max(0, round(timeout_ms)))
+        except ProtocolError as error:
+            self._refuse(str(error))
+            return None
+
+    def _handle(self, message: Message) -> None:
+        self._liveness.heard(time.monotonic())
+        match message:
+            case FreshWindow():
+                self.counters.busy_ms = message.busy_ms
+                self._take_window(message)
+            case Branches():
+                self.counters.busy_ms = message.busy_ms
+                self._take_branches(message)
+            case Beat():
+                self.counters.busy_ms = message.busy_ms
+            case Ready():
+                self._take_ready(message)
+            case Refused():
+                self._refuse("; ".join(message.reasons))
+            case Failed():
+                self._take_failure(message)
+
+    def _take_ready(self, message: Ready) -> None:
+        if self.peer is Peer.READY:
+            return  # the answer to a Hello that we said twice
+        self.draft = message
+        self._epoch += 1
+        self._liveness.ready(time.monotonic())
+        self.counters.connections += 1
+        logger.info("mirror: draft %s on %s is ready (pid %d)", message.draft, message.device, message.pid)
+
+    def _of(self, stamp: Stamp) -> Request | None:
+        request = self._by_number.get(stamp.request)
+        return request if request and request.generation == stamp.generation else None
+
+    def _take_window(self, message: FreshWindow) -> None:
+        request = self._of(message.stamp)
+        if request is None:
+            return
+        request.patient = True  # even a late one shows that waiting pays
+        if message.stamp == request.stamp and request.window is None:
+            request.window = _window(request.tokens[-1], message.tokens, message.parents)
+
+    def _take_branches(self, message: Branches) -> None:
+        request = self._of(message.stamp)
+        if request is None or message.stamp != request.stamp:
+            self.counters.stale_branches += len(message.branches)
+            return
+        request.phase = max(request.phase, message.phase)
+        for rolled in message.branches:
+            window = _window(rolled.token, rolled.tokens, rolled.parents)
+            request.table.put(message.stamp.committed_len, rolled.node, Branch(window, rolled.source))
+        self.counters.branches += len(message.branches)
+
+    def _take_failure(self, message: Failed) -> None:
+        request = self._of(message.stamp)
+        if request is None:
+            return
+        request.failures += 1
+        request.epoch = -1  # opened again at its next step, unless it was given up
+        logger.info("mirror: the draft gave up request %s: %s", request.rid, message.reason)
+
+
+def _window(root: int, tokens: Sequence[int], parents: Sequence[int]) -> Window:
+    return Window((root, *tokens), (-1, *parents))

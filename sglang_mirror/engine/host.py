@@ -1,0 +1,28 @@
+"""SGLang's names that the engine uses, all of them, in one place. Imported only where SGLang runs."""
+
+from __future__ import annotations
+
+from sglang.srt.layers.logits_processor import LogitsMetadata
+from sglang.srt.managers.overlap_utils import FutureMap
+from sglang.srt.managers.utils import GenerationBatchResult
+from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
+from sglang.srt.runtime_context import get_device, get_spec
+from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
+from sglang.srt.speculative.eagle_info import EagleDraftInput, EagleVerifyInput
+from sglang.srt.speculative.eagle_utils import default_tree_mask_mode
+from sglang.srt.speculative.eagle_worker_common import build_eagle_verify_input, run_eagle_verify
+
+__all__ = [
+    "BaseSpecWorker",
+    "CaptureHiddenMode",
+    "EagleDraftInput",
+    "EagleVerifyInput",
+    "FutureMap",
+    "GenerationBatchResult",
+    "LogitsMetadata",
+    "build_eagle_verify_input",
+    "default_tree_mask_mode",
+    "get_device",
+    "get_spec",
+    "run_eagle_verify",
+]

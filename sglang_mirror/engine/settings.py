@@ -1,0 +1,151 @@
+"""SGLang's own settings, as mirror needs them: what it takes over, what it fills in, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sglang_mirror.config import MirrorConfig, resolve, variable
+from sglang_mirror.errors import MirrorError, SettingsError
+from sglang_mirror.protocol.endpoint import endpoint_problems
+from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+
+ALGORITHM = "MIRROR"
+DEFAULT_GAMMA = 5
+# SGLang's own default for its built-in drafts: verification reserves room for every running request.
+DEFAULT_MAX_RUNNING_REQUESTS = 48
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+# (field of SGLang's settings, value it has when off, what to say)
+REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("enable_lora", bool, "LoRA adapters change the target request by request; serve without --enable-lora"),
+    ("lora_paths", bool, "LoRA adapters change the target request by request; serve without --lora-paths"),
+    (
+        "pp_size",
+        lambda size: (size or 1) > 1,
+        "pipeline parallelism has no one layer loop to tap; use --pp-size 1",
+    ),
+    (
+        "tp_size",
+        lambda size: (size or 1) > 1,
+        "tensor parallelism does not work with mirror yet; use --tp-size 1",
+    ),
+    ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet"),
+    ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
+    ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
+    ("speculative_adaptive", bool, "it switches between SGLang's own drafts; serve without it"),
+    (
+        "speculative_use_rejection_sampling",
+        bool,
+        "mirror verifies by exact match and ships no draft probabilities",
+    ),
+    (
+        "disaggregation_mode",
+        lambda mode: mode not in (None, "null"),
+        "disaggregated prefill is not supported yet",
+    ),
+)
+
+
+def asked_for(args: Any) -> bool:
+    """Whether these settings (an argparse namespace or SGLang's record) ask for mirror."""
+    return str(getattr(args, "speculative_algorithm", None) or "").upper() == ALGORITHM
+
+
+def adopt(args: Any) -> None:
+    """Take over the draft's path and fill in what SGLang leaves to an algorithm. Safe to call again.
+
+    The path leaves SGLang's settings because SGLang would shrink the target's KV pool for a draft of its own.
+    """
+    if args.speculative_draft_model_path:
+        os.environ[variable("draft_model")] = args.speculative_draft_model_path
+        args.speculative_draft_model_path = None
+    if args.speculative_num_steps is None:
+        args.speculative_num_steps = DEFAULT_GAMMA
+    if args.speculative_eagle_topk is None:
+        args.speculative_eagle_topk = 1
+    if args.speculative_num_draft_tokens is None:
+        args.speculative_num_draft_tokens = args.speculative_num_steps + 1
+    if args.max_running_requests is None:
+        args.max_running_requests = DEFAULT_MAX_RUNNING_REQUESTS
+    # Outcomes are looked up on the host, which must have them before it can send the next window.
+    args.disable_overlap_schedule = True
+
+
+def problems(args: Any) -> list[str]:
+    """Every reason why these settings cannot be served, each with the setting, its value and the remedy."""
+    found = [
+        f"--{name.replace('_', '-')} {getattr(args, name)}: {why}"
+        for name, is_on, why in REFUSED
+        if is_on(getattr(args, name, None))
+    ]
+    found += _window_problems(args)
+    try:
+        config = resolve()
+    except SettingsError as error:
+        return found + list(error.reasons)
+    return found + _exit_problems(args, config) + _draft_problems(args, config)
+
+
+def _window_problems(args: Any) -> list[str]:
+    gamma, topk = args.speculative_num_steps, args.speculative_eagle_topk
+    found = []
+    if gamma is not None and gamma < 1:
+        found.append(
+            f"--speculative-num-steps {gamma}: a window has at least one draft token; give 1 or more"
+        )
+    if topk not in (None, 1):
+        found.append(f"--speculative-eagle-topk {topk}: windows are chains so far; give 1")
+    nodes, needed = args.speculative_num_draft_tokens, (gamma or DEFAULT_GAMMA) + 1
+    if nodes is not None and nodes != needed:
+        found.append(
+            f"--speculative-num-draft-tokens {nodes}: a chain of {needed - 1} draft tokens "
+            f"(--speculative-num-steps) and its root has {needed} nodes; give {needed} or leave it out"
+        )
+    return found
+
+
+def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
+    path = Path(args.model_path) / "config.json"
+    if config.exit_layer is None or not path.is_file():
+        return []
+    num_layers = json.loads(path.read_text(encoding="utf-8")).get("num_hidden_layers", 0)
+    if 1 <= config.exit_layer < num_layers:
+        return []
+    return [
+        f"--mirror-exit-layer {config.exit_layer}: {args.model_path} has {num_layers} layers; "
+        f"give 1 to {num_layers - 1}"
+    ]
+
+
+def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
+    if config.draft_endpoint is not None:
+        curve_dir = Path(config.curve_dir) if config.curve_dir else None
+        return endpoint_problems(config.draft_endpoint, curve_dir=curve_dir, insecure_tcp=config.insecure_tcp)
+    model = args.speculative_draft_model_path or config.draft_model
+    if not model:
+        return ["--speculative-draft-model-path is missing: name the draft model, or --mirror-draft-endpoint"]
+    if not Path(model).is_dir():
+        if HUB_NAME.fullmatch(model) and not Path(model).parent.is_dir():
+            return []  # a hub name: the draft process looks it up
+        return [f"--speculative-draft-model-path {model!r}: no such model folder"]
+    return _vocabulary_problems(args.model_path, model)
+
+
+def _vocabulary_problems(target: str, draft: str) -> list[str]:
+    if not Path(target).is_dir():
+        return []
+    try:
+        ours, theirs = vocabulary_fingerprint(target), vocabulary_fingerprint(draft)
+    except MirrorError as error:
+        return [f"--speculative-draft-model-path {draft!r}: {error}"]
+    if ours == theirs:
+        return []
+    return [
+        f"--speculative-draft-model-path {draft!r}: its vocabulary ({theirs}) is not the target's ({ours}); "
+        "a draft must share the target's tokenizer"
+    ]

@@ -1,0 +1,157 @@
+"""Keeps a draft at the other end of the line: starts it, listens for it, starts it again."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
+from sglang_mirror.engine.draft_client import DraftClient
+from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.errors import DraftError
+from sglang_mirror.protocol.channel import TargetChannel
+from sglang_mirror.protocol.endpoint import private_ipc_endpoint
+from sglang_mirror.protocol.liveness import Peer
+from sglang_mirror.protocol.messages import VERSION, Hello
+from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+
+logger = logging.getLogger(__name__)
+
+# A draft that runs already answers at once; one that we start has a model to load first.
+REMOTE_START_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 3.0
+
+
+class DraftSupervisor:
+    """Owns the line, the thread that listens on it, and the draft process if it is ours.
+
+    Args:
+        config: the settings.
+        gamma: depth of a window, in draft tokens.
+        target: the target's model folder or name; its tokenizer must be the draft's.
+        counters: where to count.
+    """
+
+    def __init__(self, config: MirrorConfig, *, gamma: int, target: str, counters: Counters) -> None:
+        self._config, self._counters = config, counters
+        self._folder: Path | None = None
+        curve_dir = Path(config.curve_dir) if config.curve_dir else None
+        endpoint = config.draft_endpoint
+        self._process: DraftProcess | None = None
+        if endpoint is None:
+            endpoint, self._folder = private_ipc_endpoint()
+            self._process = DraftProcess(_command(config, endpoint))
+        hello = Hello(
+            version=VERSION,
+            vocabulary=vocabulary_fingerprint(target),
+            gamma=gamma,
+            topk=1,
+            kappa=config.kappa,
+            roots=config.roots,  # type: ignore[arg-type]  # checked against the same choices
+            root_budget=config.root_budget,
+            beat_ms=config.beat_ms,
+            target=target,
+        )
+        self.endpoint = endpoint
+        self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
+        self.client = DraftClient(
+            self._channel, hello, lost_after_s=config.lost_after_ms / 1000, counters=counters
+        )
+        self._failure: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror-draft", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def wait_until_ready(self) -> None:
+        """Wait for the draft at the server's start; without one in time the server serves plainly.
+
+        Raises:
+            DraftError: the draft process cannot serve this target; waiting would not help.
+        """
+        remote = self._config.draft_endpoint is not None
+        deadline = time.monotonic() + (REMOTE_START_TIMEOUT_S if remote else self._config.start_timeout_s)
+        while time.monotonic() < deadline and self.client.peer is not Peer.READY:
+            if reason := self._failure or self.client.refusal:
+                self.stop()
+                raise DraftError(f"mirror cannot start: {reason}")
+            time.sleep(0.02)
+        if self.client.peer is not Peer.READY:
+            logger.warning(
+                "mirror: no draft is reachable at %s; serving plainly until one answers", self.endpoint
+            )
+
+    def stop(self) -> None:
+        """End the thread, the process and the line. Safe to call again."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._process is not None:
+            self._process.stop(STOP_TIMEOUT_S)
+        self._channel.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def report(self) -> dict[str, Any]:
+        """Who the draft is and how it is."""
+        draft = self.client.draft
+        return {
+            "draft": self.client.peer.value,
+            "draft_model": draft.draft if draft else self._config.draft_model,
+            "draft_device": draft.device if draft else self._config.draft_device,
+            "draft_pid": draft.pid if draft else None,
+            "endpoint": self.endpoint,
+            "roots": self._config.roots,
+            "root_budget": self._config.root_budget,
+            "kappa": self._config.kappa,
+        }
+
+    def _run(self) -> None:
+        # The process is started here: the kernel ends it with this thread, which lives as long as we do.
+        if self._process is not None:
+            self._process.start()
+        while not self._stop.wait(self._config.beat_ms / 1000):
+            self.client.tick()
+            if self._process is not None and self._failure is None:
+                self._watch(self._process)
+
+    def _watch(self, process: DraftProcess) -> None:
+        if process.alive():
+            return
+        self.client.lost()
+        if process.gave_up():  # it said why, on its standard error; another start would end the same way
+            self._failure = process.last_words() or "the draft process ended at its start"
+            logger.error("mirror: %s; requests decode plainly", self._failure)
+        elif process.restart_if_due(time.monotonic()):
+            self._counters.restarts += 1
+            logger.warning("mirror: the draft process ended; it is started again")
+
+
+def _command(config: MirrorConfig, endpoint: str) -> DraftCommand:
+    assert config.draft_model is not None, "settings.problems() lets nothing else through"
+    return DraftCommand(
+        model=config.draft_model,
+        device=_device(config.draft_device),
+        backend=config.draft_backend,
+        endpoint=endpoint,
+        dtype=config.draft_dtype,
+        threads=config.draft_threads,
+        cpus=config.draft_cpus,
+    )
+
+
+def _device(wanted: str) -> str:
+    """`auto`: the GPU after the target's, if there is one; the host's cores otherwise."""
+    if wanted != "auto":
+        return wanted
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{(torch.cuda.current_device() + 1) % count}" if count > 1 else "cpu"

@@ -1,0 +1,38 @@
+"""One JSON line a step and request: what was verified, what came of it, and when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+
+class Trace:
+    """Appends lines to a file; without a path it does nothing.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._file: TextIO | None = Path(path).open("a", encoding="utf-8", buffering=1) if path else None  # noqa: SIM115 - ours until close()
+
+    def __bool__(self) -> bool:
+        return self._file is not None
+
+    def write(self, **fields: Any) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(fields) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

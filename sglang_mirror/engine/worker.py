@@ -1,0 +1,241 @@
+"""The worker that SGLang's scheduler drives: prefill, then verify, commit, and tell the draft.
+
+A decode step reads like method's own: take the windows, verify them while the draft rolls out what may come
+next, look the outcome up among its branches, say what was committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sglang_mirror.config import MirrorConfig, resolve
+from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.roots import phase_budgets
+from sglang_mirror.core.verify import Outcome
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.early_exit import EarlyExit
+from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
+from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.step import Shape, Verifier, committed_tokens, draft_tokens, own_children
+from sglang_mirror.engine.supervisor import DraftSupervisor
+from sglang_mirror.engine.trace import Trace
+from sglang_mirror.protocol.messages import ExitCandidates
+
+# Lockstep is for traces: a draft that takes longer is broken.
+LOCKSTEP_WAIT_MS = 5000.0
+PLAIN = Shape(num_steps=0)
+
+
+class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no types
+    """SGLang's speculative worker for `--speculative-algorithm mirror`.
+
+    Args:
+        server_args: SGLang's settings, resolved.
+        target_worker: SGLang's worker of the target, its model loaded.
+    """
+
+    def __init__(self, *, server_args: Any, target_worker: Any, **_: Any) -> None:
+        super().__init__()
+        self._target_worker = target_worker
+        self.model_runner = target_worker.model_runner
+        self.server_args = server_args
+        self.device = get_device().device
+        self.speculative_num_steps = get_spec().speculative_num_steps
+        self.speculative_num_draft_tokens = self.speculative_num_steps + 1
+        self.config: MirrorConfig = resolve()
+        self.counters = Counters()
+        self._window_shape = Shape(self.speculative_num_steps)
+        self._verifier = Verifier(self, self.device)
+        self._trace = Trace(self.config.trace)
+        self._exit = self._tap()
+        self.supervisor = DraftSupervisor(
+            self.config,
+            gamma=self.speculative_num_steps,
+            target=server_args.model_path,
+            counters=self.counters,
+        )
+        self._client = self.supervisor.client
+
+    def _tap(self) -> EarlyExit | None:
+        if self.config.roots not in ("exit", "union") or not self.config.root_budget:
+            return None
+        model = self.model_runner.model
+        layer = self.config.exit_layer or len(model.model.layers) // 2
+        return EarlyExit(model, layer, self.config.kappa)
+
+    @property
+    def draft_worker(self) -> None:
+        """No draft model lives in this process."""
+        return None
+
+    def init_cuda_graphs(self) -> None:
+        """SGLang's last word before it serves: the draft has loaded meanwhile, or is waited for."""
+        super().init_cuda_graphs()
+        self.supervisor.wait_until_ready()
+
+    # ---- what SGLang's scheduler calls
+
+    def forward_batch_generation(
+        self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, pp_proxy_tensors: Any = None
+    ) -> Any:
+        """One iteration: a prefill batch through the target alone, or one verification of every request."""
+        if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+            return self._prefill(batch, on_publish, pp_proxy_tensors)
+        if batch.forward_mode.is_idle():
+            self._verifier.prepare_idle(batch, self._window_shape)
+            return self._verifier.run(batch, self._window_shape, grammar_barrier)
+        return self._decode(batch, on_publish, grammar_barrier)
+
+    def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
+        for req in batch.reqs:  # the draft prefills while the target does
+            self._client.open(req.rid, _tokens_of(req))
+        result = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors)
+        result.new_seq_lens = batch.seq_lens
+        if on_publish is not None:
+            on_publish(result.new_seq_lens)
+        result.next_draft_input = self._verifier.draft_input(result.next_token_ids)
+        result.speculative_num_draft_tokens = self.speculative_num_draft_tokens
+        return result
+
+    def _decode(self, batch: Any, on_publish: Any, grammar_barrier: Any) -> Any:
+        requests = [self._request_of(req) for req in batch.reqs]
+        if self.config.miss == "wait":
+            self._client.collect(requests, self.config.miss_wait_ms)
+        windows = [request.window for request in requests]
+        shape = self._window_shape if any(windows) else PLAIN
+
+        tokens = draft_tokens(windows, shape)
+        self._verifier.prepare(batch, tokens, shape)
+        began = time.monotonic()
+        result = self._verify(batch, shape, tokens, requests, grammar_barrier)
+        committed = committed_tokens(result, shape)
+        ended = time.monotonic()
+        if on_publish is not None:
+            on_publish(result.new_seq_lens)
+
+        hits = self._commit(requests, committed)
+        self._count(windows, committed, hits, target_s=ended - began, commit_s=time.monotonic() - ended)
+        if self._trace:
+            self._write_trace(requests, windows, committed, hits, (began, ended))
+        return result
+
+    def _count(
+        self,
+        windows: Sequence[Window | None],
+        committed: Sequence[list[int]],
+        hits: Sequence[Branch | None],
+        *,
+        target_s: float,
+        commit_s: float,
+    ) -> None:
+        self.counters.batches += 1
+        self.counters.verify_ms += target_s * 1000
+        self.counters.rendezvous_ms += commit_s * 1000
+        for window, tokens, hit in zip(windows, committed, hits, strict=True):
+            self.counters.count_step(num_committed=len(tokens), with_window=window is not None, hit=hit)
+
+    def _write_trace(
+        self,
+        requests: Sequence[Request],
+        windows: Sequence[Window | None],
+        committed: Sequence[list[int]],
+        hits: Sequence[Branch | None],
+        times: tuple[float, float],
+    ) -> None:
+        for request, window, tokens, hit in zip(requests, windows, committed, hits, strict=True):
+            self._trace.write(
+                rid=request.rid,
+                committed_len=len(request.tokens) - len(tokens),
+                window=window.tokens if window else None,
+                committed=tokens,
+                source=hit.source if hit else None,
+                began_s=times[0],
+                ended_s=times[1],
+            )
+
+    def _request_of(self, req: Any) -> Request:
+        known = self._client.known(req.rid)
+        if known is not None and self._client.is_current(
+            known, len(req.origin_input_ids) + len(req.output_ids)
+        ):
+            return known
+        return self._client.committed(req.rid, _tokens_of(req))
+
+    def _verify(
+        self,
+        batch: Any,
+        shape: Shape,
+        tokens: torch.Tensor,
+        requests: Sequence[Request],
+        grammar_barrier: Any,
+    ) -> Any:
+        if self._exit is None or shape is PLAIN:
+            return self._verifier.run(batch, shape, grammar_barrier)
+        self._exit.arm(
+            own_children(tokens), lambda ids, logprobs: self._signal(requests, shape, ids, logprobs)
+        )
+        try:
+            return self._verifier.run(batch, shape, grammar_barrier)
+        finally:
+            self._exit.disarm()
+
+    def _signal(
+        self, requests: Sequence[Request], shape: Shape, tokens: torch.Tensor, logprobs: torch.Tensor
+    ) -> None:
+        began = time.monotonic()
+        by_request = (len(requests), shape.num_nodes, self.config.kappa)
+        ids, values = tokens.view(by_request).tolist(), logprobs.view(by_request).tolist()
+        self._client.signal(
+            [
+                ExitCandidates(request.stamp, _nested(ids[row][:n]), _nested(values[row][:n]))
+                for row, request in enumerate(requests)
+                if (n := len(request.window or ()))
+            ]
+        )
+        self.counters.rendezvous_ms += (time.monotonic() - began) * 1000
+
+    def _commit(self, requests: Sequence[Request], committed: Sequence[list[int]]) -> list[Branch | None]:
+        if self.config.lockstep:
+            first, total = phase_budgets(self.config.roots, self.config.root_budget)
+            last_phase = 2 if total > first else int(first > 0)
+            waited_for = [request for request in requests if request.window is not None]
+            self._client.wait_for_branches(waited_for, last_phase, LOCKSTEP_WAIT_MS)
+        # In a chain, the node reached is the number of accepted tokens.
+        outcomes = [Outcome(len(tokens) - 1, tokens[-1]) for tokens in committed]
+        return self._client.commit(list(zip(requests, outcomes, committed, strict=True)))
+
+    # ---- what SGLang tells us
+
+    def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:  # noqa: ARG002 - SGLang's form
+        self._client.close([rid])
+
+    def clear_cache_pool(self) -> None:
+        """SGLang drops its caches; nothing that the draft holds outlives a request anyway."""
+
+    def report(self) -> dict[str, Any]:
+        """The `mirror` object of `/server_info`."""
+        return {**self.supervisor.report(), **self.counters.report()}
+
+    # SGLang up to 0.5.20 updates weights through the speculative worker.
+
+    def update_weights_from_disk(self, *args: Any, **kwargs: Any) -> Any:
+        return self._target_worker.update_weights_from_disk(*args, **kwargs)
+
+    def update_weights_from_tensor(self, *args: Any, **kwargs: Any) -> Any:
+        return self._target_worker.update_weights_from_tensor(*args, **kwargs)
+
+    def update_weights_from_ipc(self, *args: Any, **kwargs: Any) -> Any:
+        return self._target_worker.update_weights_from_ipc(*args, **kwargs)
+
+
+def _tokens_of(req: Any) -> list[int]:
+    return [*req.origin_input_ids, *req.output_ids]
+
+
+def _nested(rows: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(map(tuple, rows))
