@@ -8,7 +8,6 @@ from torch import nn, optim
 
 MUON_LR = 6e-3  # its update has an RMS of 0.2 x lr, as AdamW's
 ADAMW_LR = 3e-3
-DECAY_SHARE = 0.25
 WARMUP_STEPS = 40
 
 
@@ -26,7 +25,7 @@ class Budget:
         return min(1.0, max(by_tokens, by_time))
 
 
-def learning_rate_factor(step: int, progress: float, decay_share: float = DECAY_SHARE) -> float:
+def learning_rate_factor(step: int, progress: float, decay_share: float) -> float:
     """Warm up, stay, decay linearly to zero over the last `decay_share` of the budget (WSD)."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     return warmup * min(1.0, (1.0 - progress) / decay_share)

@@ -40,7 +40,7 @@ def train_pair(work: Path, seconds: float, tokens: int | None, draft_share: floa
         budget = Budget(tokens=tokens and int(tokens * share), seconds=seconds * share)
         return Plan(budget, lr_scale=lr_scale, decay_share=decay_share, long_window_len=1024)
 
-    distill(work, target, part(draft_share * 0.5, 1.0, 0.2))
+    distill(work, target, part(draft_share * 0.5, 1.0, 0.5))
     windows = training_windows(work, seed=4)
     text = own_text(target, windows, work / "own_text.pt", seconds=seconds * draft_share * 0.2)
     distill_on_own_text(work, target, text, part(draft_share * 0.3, 0.5, 0.8))

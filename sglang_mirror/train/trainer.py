@@ -23,13 +23,14 @@ Loss = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one phase trains. Windows grow from `window_len` to `long_window_len` when the decay begins."""
+    """How one phase trains: `decay_share` of it at a falling rate, the last `long_share` on long windows."""
 
     budget: Budget
     tokens_per_step: int = 4096
     window_len: int = 512
     long_window_len: int = 2048
-    decay_share: float = 0.25
+    long_share: float = 0.2
+    decay_share: float = 0.7
     lr_scale: float = 1.0
     checkpoint_seconds: float = 60.0
 
@@ -71,8 +72,8 @@ class Trainer:
     def _step(self) -> None:
         began = time.monotonic()
         factor = learning_rate_factor(self.step, self.progress, self.plan.decay_share)
-        decaying = self.progress > 1.0 - self.plan.decay_share
-        window_len = self.plan.long_window_len if decaying else self.plan.window_len
+        is_long = self.progress > 1.0 - self.plan.long_share
+        window_len = self.plan.long_window_len if is_long else self.plan.window_len
         rows = self.windows.batch(self.step, max(1, self.plan.tokens_per_step // window_len), window_len)
         set_learning_rate(self.optimizers, factor)
         loss = self.loss(rows[:, :-1], rows[:, 1:])

@@ -87,7 +87,7 @@ def test_mixed_windows_hold_half_own_text(windows: Windows) -> None:
 
 
 def test_the_rate_warms_up_stays_and_decays() -> None:
-    assert learning_rate_factor(0, 0.0) == pytest.approx(1 / 40)
+    assert learning_rate_factor(0, 0.0, 0.25) == pytest.approx(1 / 40)
     assert learning_rate_factor(100, 0.5, 0.25) == 1.0
     assert learning_rate_factor(100, 0.875, 0.25) == pytest.approx(0.5)
     assert learning_rate_factor(100, 1.0, 0.25) == 0.0
