@@ -13,7 +13,7 @@ from sglang_mirror.train.data import Windows
 from sglang_mirror.train.shapes import build, target_config
 from sglang_mirror.train.trainer import Loss, Plan, Trainer
 
-FAVOURED_SHARE = 0.25  # of the windows begin in CPython's library, whose style the prompts have
+FAVOURED_SHARE = 0.5  # of the windows begin in CPython's library, whose style the prompts have
 
 
 def next_token_loss(model: Qwen3ForCausalLM, *, compiled: bool) -> Loss:
