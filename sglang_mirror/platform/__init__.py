@@ -1,8 +1,8 @@
 """A torch-only SGLang platform for hosts without an accelerator.
 
 SGLang reaches its CPU engine only through compiled kernels that its packages do not carry for most hosts.
-This platform serves there with torch alone, plainly and speculatively. Where SGLang has a platform of its own,
-or another plugin brings one, it stays out of the way.
+This platform serves there with torch alone, plainly and speculatively. Where SGLang has a platform of its
+own, or another plugin brings one, it stays out of the way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _GROUP = "sglang.srt.platforms"
 def activate() -> str | None:
     """The dotted name of our platform class, or None where SGLang must keep its own choice.
 
-    SGLang calls this once in every process, from the entry point group ``sglang.srt.platforms``, just before it asks
-    torch the same questions itself, so nothing here costs what SGLang would not have paid.
+    SGLang calls this once in every process, from the entry point group ``sglang.srt.platforms``, just before
+    it asks torch the same questions itself, so nothing here costs what SGLang would not have paid.
     """
     if os.getenv("SGLANG_USE_CPU_ENGINE", "0") == "1":
         return None
@@ -36,8 +36,9 @@ def _another_plugin() -> bool:
 def _accelerator_visible() -> bool:
     """Whether torch sees any device but the CPU.
 
-    ``torch.accelerator`` knows CUDA, ROCm, XPU, MPS and whatever registered as a private backend (NPU, HPU, MUSA);
-    the named modules are asked as well because some of those attach themselves to torch without registering.
+    ``torch.accelerator`` knows CUDA, ROCm, XPU, MPS and whatever registered as a private backend (NPU, HPU,
+    MUSA); the named modules are asked as well because some of those attach themselves to torch without
+    registering.
     """
     import torch  # noqa: PLC0415  (this package must be importable without torch)
 

@@ -1,8 +1,8 @@
 """Attention in torch that knows what a window is: decode, extend and verification over one plan per forward.
 
-SGLang's torch backend looks every request's KV slots up again in every layer, recomputes the cached prefix's queries at every
-extend, and cannot verify. Here `init_forward_metadata` resolves slots and masks once (see attention_plan), and a
-layer does one scaled dot product over them.
+SGLang's torch backend looks every request's KV slots up again in every layer, recomputes the cached prefix's
+queries at every extend, and cannot verify. Here `init_forward_metadata` resolves slots and masks once (see
+attention_plan), and a layer does one scaled dot product over them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sglang_mirror.platform.attention_plan import Group
 
 
 class MirrorTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
-    """SGLang's torch attention backend, planned once a forward. Encoders and cross-attention stay with the original."""
+    """SGLang's torch attention, planned once a forward; encoders and cross-attention stay with it."""
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
@@ -52,28 +52,29 @@ class MirrorTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         if self.use_sliding_window_kv_pool:
             self._swa_plan = [self._to_swa(group) for group in plan]
 
-    def forward_extend(
+    def forward_extend(  # noqa: PLR0917  (the host's signature)
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Attention of one layer over new tokens or a window: [tokens, heads * head_dim] in and out."""
         if layer.is_cross_attention or layer.attn_type == AttentionType.ENCODER_ONLY:
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        return self._attend(q, (k, v) if save_kv_cache else None, layer, forward_batch)
 
-    def forward_decode(
+    def forward_decode(  # noqa: PLR0917  (the host's signature)
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Attention of one layer over one new token a request."""
         if layer.is_cross_attention:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        return self._attend(q, (k, v) if save_kv_cache else None, layer, forward_batch)
 
-    def _attend(self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save: bool) -> torch.Tensor:
+    def _attend(self, q: Any, new: tuple[Any, Any] | None, layer: Any, forward_batch: Any) -> torch.Tensor:
+        """Attention of one layer, after writing the `new` keys and values if there are any to write."""
         if layer.logit_cap:
             raise NotImplementedError("the torch-only platform has no attention with soft-capped logits")
         pool = self.token_to_kv_pool
-        if save and k is not None:
-            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v)
+        if new is not None and new[0] is not None:
+            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), *new)
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         q = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         plan = self._swa_plan if self._swa_layers.get(layer.layer_id, (0, False))[1] else self.plan
@@ -98,7 +99,7 @@ class MirrorTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         return attention_plan.new_tokens(table, rows, prefix_lens, forward_batch.extend_seq_lens.tolist())
 
     def _to_swa(self, group: Group) -> Group:
-        """The same group in the sliding-window pool's slots; evicted tokens have none and are masked, so any will do."""
+        """The same group in the sliding-window pool's slots; evicted tokens have none and are masked."""
         slots = group.slots
         if isinstance(slots, slice):
             slots = torch.arange(slots.start, slots.stop)
@@ -109,7 +110,7 @@ class MirrorTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
 def _attend_group(
     group: Group, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: Any
 ) -> torch.Tensor:
-    """Attention of a group's queries, `q` [tokens, heads, dim] over `keys` and `values` [slots, kv_heads, dim]."""
+    """Attention of a group: `q` [tokens, heads, dim] over `keys` and `values` [slots, kv_heads, dim]."""
     query = q[group.start : group.stop].unflatten(0, (group.batch, -1)).transpose(1, 2)  # [b, heads, n, dim]
     window = layer.sliding_window_size
     out = scaled_dot_product_attention(
@@ -124,7 +125,7 @@ def _attend_group(
 
 
 def _take(cache: torch.Tensor, group: Group, dtype: torch.dtype) -> torch.Tensor:
-    """A group's keys or values [b, kv_heads, kv, dim]: a view where their slots are consecutive, else one gather."""
+    """A group's keys or values [b, kv_heads, kv, dim]: a view of consecutive slots, else one gather."""
     slots = group.slots
     rows = cache[slots] if isinstance(slots, slice) else cache.index_select(0, slots)
     rows = rows.unflatten(0, (group.batch, -1)).transpose(1, 2)
@@ -132,10 +133,10 @@ def _take(cache: torch.Tensor, group: Group, dtype: torch.dtype) -> torch.Tensor
 
 
 def _window_mask(custom_mask: torch.Tensor | None, prefix_lens: list[int], n: int) -> torch.Tensor:
-    """Which nodes each node of a window sees, bool [B, n, n], from either layout of SGLang's mask; a chain without one.
+    """Which nodes each node of a window sees, bool [B, n, n], from either layout of SGLang's mask.
 
-    QLEN_ONLY packs n x n cells a request, FULL_MASK n x (len + n), whose first columns, the prefix, are always visible. A
-    FULL_MASK may be longer than its content.
+    QLEN_ONLY packs n x n cells a request, FULL_MASK n x (len + n), whose first columns, the prefix, are
+    always visible. A FULL_MASK may be longer than its content. No mask means a chain.
     """
     batch = len(prefix_lens)
     if custom_mask is None:

@@ -1,11 +1,12 @@
 """What one forward attends to, resolved once for all its layers.
 
-Decoding, prefill and verification have one form here: b requests, each with a cached *prefix* that every query sees, and a
-*tail* of t tokens of which each of the n queries sees some. A decoded token is a tail of one that sees itself, a prefill's
-tail is causal, a window's tail is its tree. So a token is computed by the same operations whether it is decoded or
-verified.
+Decoding, prefill and verification have one form here: b requests, each with a cached *prefix* that every
+query sees, and a *tail* of t tokens of which each of the n queries sees some. A decoded token is a tail of
+one that sees itself, a prefill's tail is causal, a window's tail is its tree. So a token is computed by the
+same operations whether it is decoded or verified.
 
-Letters: b requests of a group, n queries and t tail tokens a request, P the longest prefix, kv = P + t columns.
+Letters: b requests of a group, n queries and t tail tokens a request, P the longest prefix, kv = P + t
+columns.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-# A request's new tokens are attended in blocks of this many queries, which bounds a mask to BLOCK x kv cells and leaves
-# out most of what causality hides.
+# A request's new tokens are attended in blocks of this many queries, which bounds a mask to BLOCK x kv cells
+# and leaves out most of what causality hides.
 BLOCK = 256
-# Masks up to this many cells (float32: 4 MB) are kept for the forward's other layers; larger ones are built anew in each,
-# where attention itself takes a thousand times longer.
+# Masks up to this many cells (float32: 4 MB) are kept for the forward's other layers; larger ones are built
+# anew in each, where attention itself takes a thousand times longer.
 CACHED_CELLS = 1 << 20
 
 
@@ -41,13 +42,13 @@ class Group:
     @property
     def stop(self) -> int:
         """One past the last query row."""
-        return self.start + self.batch * self.tail.shape[1]
+        return self.start + len(self.prefix_lens) * int(self.tail.shape[1])
 
     def mask(self, window: int, dtype: torch.dtype) -> torch.Tensor | None:
         """Additive mask [b, 1, n, kv] of `dtype`, or None where every query sees every column.
 
-        `window` is a layer's sliding window in SGLang's convention: a query sees that many tokens before itself, all if
-        it is negative.
+        `window` is a layer's sliding window in SGLang's convention: a query sees that many tokens before
+        itself, all if it is negative.
         """
         key = (window, dtype)
         if key in self.masks:
@@ -84,10 +85,11 @@ def group(
     *,
     start: int = 0,
 ) -> list[Group]:
-    """Plan requests that have the same number of queries: one group, or one a request where padding would double the work.
+    """Plan requests that have equally many queries: one group, or one each where padding doubles the work.
 
-    `table` int32 [num_requests, W] holds each request's KV slots in the order of its tokens, `rows` [b] names the requests'
-    rows, `tail_slots` int64 [b, t] and `tail` bool [b, n, t] are their tails, `start` the first query's row.
+    `table` int32 [num_requests, W] holds each request's KV slots in the order of its tokens, `rows` [b] names
+    the requests' rows, `tail_slots` int64 [b, t] and `tail` bool [b, n, t] are their tails, `start` the first
+    query's row.
     """
     if len(rows) == 1 or len(rows) * max(prefix_lens) <= 2 * sum(prefix_lens) + BLOCK:
         slots = _slots(table, rows, prefix_lens, tail_slots)
@@ -139,8 +141,8 @@ def _slots(
 ) -> slice | torch.Tensor:
     """KV slots of prefix and tail of every request, flat [b * (P + t)].
 
-    Columns past a shorter prefix repeat a slot of the request itself: they are masked, but a foreign slot could hold a NaN,
-    which no mask removes.
+    Columns past a shorter prefix repeat a slot of the request itself: they are masked, but a foreign slot
+    could hold a NaN, which no mask removes.
     """
     width = max(prefix_lens)
     if len(rows) == 1:

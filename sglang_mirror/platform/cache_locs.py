@@ -1,7 +1,8 @@
-"""KV slot bookkeeping of speculative decoding in torch: which slots a window's nodes, or a draft's steps, write to.
+"""KV slot bookkeeping of speculative decoding in torch: the slots of a window's nodes or a draft's steps.
 
-Every function stands in for the SGLang function named in its docstring, keeps its signature, and writes to the
-buffers that its caller owns. B requests, n nodes of a window (the root included), W slots in a request's table row.
+Every function stands in for the SGLang function named in its docstring, keeps its signature, and writes to
+the buffers that its caller owns. B requests, n nodes of a window (the root included), W slots in a request's
+table row.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def extend_cache_locs(
 ) -> torch.Tensor:
     """Slots ``req_to_token[r, start:end]`` of all requests, packed (``assign_extend_cache_locs_func``).
 
-    `req_to_token` is int32 [num_requests, W], the others are [B]; returns int64 [B * draft_token_num], of which the
-    first ``sum(end - start)`` are written.
+    `req_to_token` is int32 [num_requests, W], the others are [B]; returns int64 [B * draft_token_num], of
+    which the first ``sum(end - start)`` are written.
     """
     slots = torch.empty(batch_size * draft_token_num, dtype=torch.int64, device=device)
     rows, cols = _spans(req_pool_indices, start_offset, end_offset)
@@ -30,20 +31,20 @@ def extend_cache_locs(
     return slots
 
 
-def assign_req_to_token_pool(
+def assign_req_to_token_pool(  # noqa: PLR0917  (the host's signature)
     req_pool_indices: torch.Tensor,
     req_to_token: torch.Tensor,
     start_offset: torch.Tensor,
     end_offset: torch.Tensor,
     out_cache_loc: torch.Tensor,
-    batch_size: int,
+    batch_size: int,  # noqa: ARG001
 ) -> None:
     """Write packed slots into ``req_to_token[r, start:end]`` (``assign_req_to_token_pool_func``)."""
     rows, cols = _spans(req_pool_indices, start_offset, end_offset)
     req_to_token[rows, cols] = out_cache_loc[: rows.numel()].to(req_to_token.dtype)
 
 
-def draft_cache_locs_contiguous(
+def draft_cache_locs_contiguous(  # noqa: PLR0917  (the host's signature)
     req_pool_indices: torch.Tensor,
     req_to_token: torch.Tensor,
     seq_lens: torch.Tensor,
@@ -53,10 +54,10 @@ def draft_cache_locs_contiguous(
     positions: torch.Tensor | None = None,
     mrope: torch.Tensor | None = None,
 ) -> None:
-    """Each request's ``topk * num_cols`` slots from its length on (``assign_draft_cache_locs_contiguous_func``).
+    """Each request's `topk` x `num_cols` slots past its length (``assign_draft_cache_locs_contiguous_func``).
 
-    `out_cache_loc` is int64 [B * topk * num_cols]; `positions` [B * topk] and `mrope` [3, B * topk], where given, get the
-    request's length, the position of the first drafted token.
+    `out_cache_loc` is int64 [B * topk * num_cols]; `positions` [B * topk] and `mrope` [3, B * topk], where
+    given, get the request's length, the position of the first drafted token.
     """
     width = topk * num_cols
     cols = seq_lens.to(torch.int64).unsqueeze(1) + torch.arange(width, device=seq_lens.device)
@@ -104,7 +105,7 @@ def bonus_tokens(
 def _spans(
     req_pool_indices: torch.Tensor, start: torch.Tensor, end: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column of every table cell in ``[start, end)`` of each request, request by request: int64 [cells] each."""
+    """Row and column of every table cell in ``[start, end)``, request by request: int64 [cells] each."""
     start = start.to(torch.int64)
     lens = (end.to(torch.int64) - start).clamp_(min=0)
     rows = req_pool_indices.to(torch.int64).repeat_interleave(lens)

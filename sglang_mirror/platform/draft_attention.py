@@ -1,8 +1,9 @@
 """Attention of SGLang's built-in draft models (STANDALONE, EAGLE): one backend a drafting step.
 
-A drafting round writes its steps' keys and values into slots that the request already owns past its length: branch t of
-request b owns ``req_to_token[b, len + t * steps : len + (t + 1) * steps]``. At step i its row sees the prefix and its
-first i + 1 own slots, which is how SGLang's own backends lay branches out at page size 1 or without branches.
+A drafting round writes its steps' keys and values into slots that the request already owns past its length:
+branch t of request b owns ``req_to_token[b, len + t * steps : len + (t + 1) * steps]``. At step i its row
+sees the prefix and its first i + 1 own slots, which is how SGLang's own backends lay branches out at page
+size 1 or without branches.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class DraftStepsBackend:
         self.num_steps = num_steps
         self.req_to_token_pool = model_runner.req_to_token_pool
         self.attn_backends = [DraftStepBackend(model_runner) for _ in range(num_steps - 1)]
-        for backend in (self, *self.attn_backends):
-            backend.prefill_attention_backend_str = ATTENTION_BACKEND
-            backend.decode_attention_backend_str = ATTENTION_BACKEND
+        self.prefill_attention_backend_str = self.decode_attention_backend_str = ATTENTION_BACKEND
+        for backend in self.attn_backends:
+            backend.prefill_attention_backend_str = backend.decode_attention_backend_str = ATTENTION_BACKEND
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Resolve every step's slots for every (request, branch) row."""
@@ -49,16 +50,16 @@ class DraftStepsBackend:
             backend.set_plan(attention_plan.group(table, rows, lens, own[:, : step + 1], seen))
 
 
-def create_decode_backend(original: Any, factory: Any) -> Any:
-    """AROUND ``DraftBackendFactory.create_decode_backend``: ours where the draft decodes on the torch backend."""
+def around_decode_backend(original: Any, factory: Any) -> Any:
+    """AROUND ``DraftBackendFactory.create_decode_backend``: ours where the draft is on the torch backend."""
     steps = factory.speculative_num_steps
     if steps <= 1 or not _on_torch(factory, prefill=False):
         return original(factory)
     return DraftStepsBackend(factory.draft_model_runner, topk=factory.topk, num_steps=steps)
 
 
-def create_draft_extend_backend(original: Any, factory: Any) -> Any:
-    """AROUND ``DraftBackendFactory.create_draft_extend_backend``: None lets the draft keep its runner's own backend."""
+def around_draft_extend_backend(original: Any, factory: Any) -> Any:
+    """AROUND ``DraftBackendFactory.create_draft_extend_backend``: None keeps its runner's backend."""
     return None if _on_torch(factory, prefill=True) else original(factory)
 
 

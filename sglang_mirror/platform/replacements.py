@@ -1,14 +1,15 @@
-"""The list of SGLang's functions that have no torch version of their own, and ours in their place."""
+"""The SGLang functions that have no torch version of their own, and ours in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from sglang.srt.layers.attention.attention_registry import register_attention_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-from sglang_mirror.platform import cache_locs, sampling, tree
+from sglang_mirror.platform import cache_locs, tree
 from sglang_mirror.platform.torch_platform import ATTENTION_BACKEND
 
 _OPS = "sglang.kernels.ops.speculative"
@@ -24,39 +25,47 @@ REPLACED: dict[str, Callable[..., Any]] = {
     "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": cache_locs.assign_req_to_token_pool,
 }
 
+# SGLang's function: the module and the name of our hook, imported when first called, in a configured engine.
+WRAPPED: dict[str, tuple[str, str]] = {
+    f"{_FACTORY}.create_decode_backend": ("draft_attention", "around_decode_backend"),
+    f"{_FACTORY}.create_draft_extend_backend": ("draft_attention", "around_draft_extend_backend"),
+    "sglang.srt.speculative.eagle_utils.eagle_sample": ("sampling", "around_eagle_sample"),
+}
+
 
 def register() -> None:
-    """Register them all."""
+    """Register them all: the registry applies its part when every plugin has registered."""
     for target, ours in REPLACED.items():
         HookRegistry.register(target, ours, HookType.REPLACE)
-    for name in ("create_decode_backend", "create_draft_extend_backend"):
-        HookRegistry.register(f"{_FACTORY}.{name}", _around_factory(name), HookType.AROUND)
+    for target, (module, name) in WRAPPED.items():
+        HookRegistry.register(target, _lazily(module, name), HookType.AROUND)
     _set_samplers()
-
-    @register_attention_backend(ATTENTION_BACKEND)
-    def _create(runner: Any) -> Any:
-        from sglang_mirror.platform.attention import MirrorTorchBackend  # noqa: PLC0415
-
-        return MirrorTorchBackend(runner)
+    register_attention_backend(ATTENTION_BACKEND)(_attention_backend)
 
 
-def _around_factory(name: str) -> Callable[..., Any]:
-    """The hook of that name in `draft_attention`, imported when first called: it needs a configured engine."""
+def _attention_backend(model_runner: Any) -> Any:
+    from sglang_mirror.platform.attention import MirrorTorchBackend  # noqa: PLC0415  (needs a configured engine)
 
-    def hook(original: Callable[..., Any], factory: Any) -> Any:
-        from sglang_mirror.platform import draft_attention  # noqa: PLC0415
+    return MirrorTorchBackend(model_runner)
 
-        return getattr(draft_attention, name)(original, factory)
+
+def _lazily(module: str, name: str) -> Callable[..., Any]:
+    """The hook `name` of our module, which is imported at the first call."""
+
+    def hook(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(f"sglang_mirror.platform.{module}"), name)(*args, **kwargs)
 
     return hook
 
 
 def _set_samplers() -> None:
-    """Plain attributes: on this platform the originals are None, and the registry's propagation would replace every
+    """Set plain attributes: the originals are None here, and the registry's propagation would replace every
     attribute of every module that is None.
     """
     from sglang.srt.speculative import eagle_utils  # noqa: PLC0415
 
-    eagle_utils.tree_speculative_sampling_target_only = sampling.tree_sampling_target_only
-    eagle_utils.top_k_renorm_prob = sampling.top_k_mask
-    eagle_utils.top_p_renorm_prob = sampling.top_p_mask
+    from sglang_mirror.platform import sampling  # noqa: PLC0415
+
+    eagle_utils.tree_speculative_sampling_target_only = sampling.sample_tree
+    eagle_utils.top_k_renorm_prob = sampling.unfiltered
+    eagle_utils.top_p_renorm_prob = sampling.unfiltered

@@ -1,60 +1,66 @@
-"""Verification at temperature > 0: the target samples its own token at every node, and the window is walked with them.
+"""Verification at temperature > 0: the plain server's sampler, at the nodes that the walk reaches.
 
-**Node sampling.** Every node has its own coin. The target's token at a node is drawn from the target's law there by that
-coin alone, then the window is followed from the root as long as a child carries the drawn token. So each committed token is
-a draw from the target's own law given the tokens before it, whatever the window proposed: the coins are independent of
-the window and of each other, and a node's coin is read once. That is the whole proof, and it holds for trees as for
-chains. For a chain it is also the same law as SGLang's target-only acceptance (accept x with probability p(x), else
-draw from the rest), which for trees needs an argument about siblings instead.
+The walk stands at a node; the target's token there is drawn by the very functions that the plain server
+samples with; if a child carries that token the walk goes on to it, else the token is the correction. So every
+committed token is a draw from the target's law given the tokens before it, whatever the window proposed: the
+draw at a node does not look at its children, and a node is drawn at once at most. That is the whole proof,
+and it holds for trees as for chains. (For a chain it is also the law of SGLang's target-only acceptance,
+accept x with probability p(x), else draw from the rest; for trees that rule needs an argument about siblings,
+and its coins cannot carry a request's seed.) Exactly as many tokens are drawn as are committed, so large
+vocabularies cost no more here than in plain decoding.
 
-**The law** is the plain server's under the same request: temperature, then top-k, top-p and min-p together, on the
-probabilities as they came out of the softmax. SGLang's verification renormalises after top-k before it looks at top-p,
-and leaves min-p out; our filters only mask, and the sampler divides by what is left.
+Being the same functions, they filter alike: top-k, top-p and min-p together, on the probabilities as they
+came out of the softmax. SGLang's verification renormalises after top-k before it looks at top-p, and leaves
+min-p out.
 
 B requests, n nodes of a window, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
 import torch
+from sglang.srt.layers.sampler import (
+    sampling_from_probs_torch,
+    top_k_top_p_min_p_sampling_from_probs_torch,
+)
 
-from sglang_mirror.platform.tree import verify_tree_greedy
-
-
-def top_k_mask(probs: torch.Tensor, top_k: torch.Tensor | int) -> torch.Tensor:
-    """`probs` [rows, V] with everything below each row's `top_k` largest set to zero, not renormalised."""
-    vocab = probs.shape[-1]
-    ks = torch.as_tensor(top_k, device=probs.device).to(torch.int64).reshape(-1, 1).clamp(1, vocab)
-    descending, order = probs.sort(dim=-1, descending=True)
-    descending.masked_fill_(torch.arange(vocab, device=probs.device) >= ks, 0.0)
-    return torch.empty_like(probs).scatter_(1, order, descending)
+from sglang_mirror.platform import tree
 
 
-def top_p_mask(probs: torch.Tensor, top_p: torch.Tensor | float) -> torch.Tensor:
-    """`probs` [rows, V] with everything outside each row's nucleus set to zero, not renormalised.
+class Asked(NamedTuple):
+    """What the requests being verified ask of sampling; SGLang does not hand it to its tree sampler."""
 
-    A token stays if the mass of the tokens above it is at most `top_p`, as in SGLang's plain sampler.
-    """
-    ps = torch.as_tensor(top_p, device=probs.device, dtype=probs.dtype).reshape(-1, 1)
-    descending, order = probs.sort(dim=-1, descending=True)
-    above = descending.cumsum(-1) - descending
-    return torch.empty_like(probs).scatter_(1, order, descending.masked_fill_(above > ps, 0.0))
+    info: Any  # SamplingBatchInfo, one row a request
+    positions: torch.Tensor  # int64 [B * n], of the nodes
+    num_nodes: int  # n
 
 
-def sample_by_coin(probs: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
-    """One token a row by inverse transform: `probs` [rows, V] need not sum to 1, `coins` [rows] in [0, 1); int64 [rows].
-
-    Sums in float64, so that no token's share is lost to a long vocabulary's rounding; never a token of probability 0.
-    """
-    reached = probs.cumsum(-1, dtype=torch.float64)
-    marks = coins.to(torch.float64).unsqueeze(1) * reached[:, -1:]
-    tokens = torch.searchsorted(reached, marks, right=True).squeeze(1)
-    # coin * total may round up to total itself, which lies beyond the last token that has any mass.
-    last = torch.searchsorted(reached, reached[:, -1:]).squeeze(1)
-    return torch.minimum(tokens, last)
+_asked: ContextVar[Asked] = ContextVar("asked")
 
 
-def tree_sampling_target_only(
+def around_eagle_sample(
+    original: Callable[..., Any], verify_input: Any, batch: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """AROUND ``eagle_sample``: keeps what the requests ask for within reach of `sample_tree`."""
+    asked = Asked(batch.sampling_info, verify_input.positions, verify_input.draft_token_num)
+    token = _asked.set(asked)
+    try:
+        return original(verify_input, batch, *args, **kwargs)
+    finally:
+        _asked.reset(token)
+
+
+def unfiltered(probs: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Stands in for ``top_k_renorm_prob`` and ``top_p_renorm_prob``: `sample_tree` filters jointly."""
+    return probs
+
+
+def sample_tree(
+    *,
     predicts: torch.Tensor,
     accept_index: torch.Tensor,
     accept_token_num: torch.Tensor,
@@ -62,27 +68,40 @@ def tree_sampling_target_only(
     retrive_index: torch.Tensor,
     retrive_next_token: torch.Tensor,
     retrive_next_sibling: torch.Tensor,
-    uniform_samples: torch.Tensor,
-    uniform_samples_for_final_sampling: torch.Tensor,
     target_probs: torch.Tensor,
-    draft_probs: torch.Tensor,
-    threshold_single: float = 1.0,
-    threshold_acc: float = 1.0,
-    deterministic: bool = True,
+    **_sglangs_rule: Any,
 ) -> None:
-    """Node sampling under the signature of ``tree_speculative_sampling_target_only``; outputs as `verify_tree_greedy`.
+    """Walk every window with sampled tokens, in place of ``tree_speculative_sampling_target_only``.
 
-    `target_probs` float [B, n, V] are filtered but need not sum to 1; `uniform_samples` [B, n] are the coins. The other
-    arguments belong to SGLang's rule: the acceptance thresholds trade the target's law for speed, which this never does.
+    `target_probs` float [B, n, V] come from the softmax, unfiltered; the rest is as in `tree.verify`.
+    SGLang's coins, draft probabilities and acceptance thresholds belong to its own rule; the thresholds trade
+    the target's law for speed.
     """
-    tokens = sample_by_coin(target_probs.flatten(0, 1), uniform_samples.flatten())
-    verify_tree_greedy(
-        predicts,
-        accept_index,
-        accept_token_num,
-        candidates,
-        retrive_index,
-        retrive_next_token,
-        retrive_next_sibling,
-        tokens.view_as(candidates),
+    asked = _asked.get()
+    probs = target_probs.flatten(0, 1)
+
+    def draw(nodes: list[int]) -> list[int]:
+        rows = torch.tensor(nodes)
+        requests, positions = rows // asked.num_nodes, asked.positions[rows]
+        tokens: list[int] = _sample(probs[rows], asked.info, requests, positions).tolist()
+        return tokens
+
+    outputs = predicts, accept_index, accept_token_num
+    tree.verify(outputs, candidates, (retrive_index, retrive_next_token, retrive_next_sibling), draw)
+
+
+def _sample(probs: torch.Tensor, info: Any, requests: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """One token a row of `probs` [rows, V], as its request asks, by the plain sampler: int [rows]."""
+    seed = None if info.sampling_seed is None else info.sampling_seed[requests]
+    if not (info.need_top_p_sampling or info.need_top_k_sampling or info.need_min_p_sampling):
+        return sampling_from_probs_torch(probs, sampling_seed=seed, positions=positions)
+    return top_k_top_p_min_p_sampling_from_probs_torch(
+        probs,
+        info.top_ks[requests],
+        info.top_ps[requests],
+        info.min_ps[requests],
+        info.need_min_p_sampling,
+        seed,
+        positions,
+        max_top_k=info.max_top_k,
     )

@@ -16,7 +16,10 @@ ATTENTION_BACKEND = "torch_native"
 
 
 class MirrorTorchPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
-    """CPU device operations, no Triton, no graphs: SGLang then takes its torch-native allocators and writers."""
+    """CPU device operations, no Triton, no graphs: SGLang then takes its torch-native allocators and writers.
+
+    Signatures are the host's, hence the unused arguments.
+    """
 
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()
@@ -29,19 +32,19 @@ class MirrorTorchPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         """Fused operations run their ``forward_native``."""
         return "native"
 
-    def is_pin_memory_available(self, device: object = None) -> bool:
+    def is_pin_memory_available(self, device: object = None) -> bool:  # noqa: ARG002
         """There is no device to pin host memory for."""
         return False
 
-    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:  # noqa: ARG002
         """Every algorithm may try: what the platform lacks fails by its own name."""
         return True
 
-    def supports_speculative_draft_attention_backend(self, algorithm: str, backend: str) -> bool:
+    def supports_speculative_draft_attention_backend(self, algorithm: str, backend: str) -> bool:  # noqa: ARG002
         """A built-in draft model runs on the same attention backend as the target."""
         return backend == ATTENTION_BACKEND
 
-    def get_default_speculative_draft_attention_backend(self, algorithm: str) -> str:
+    def get_default_speculative_draft_attention_backend(self, algorithm: str) -> str:  # noqa: ARG002
         """See `supports_speculative_draft_attention_backend`."""
         return ATTENTION_BACKEND
 

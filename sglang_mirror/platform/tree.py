@@ -1,18 +1,23 @@
 """A window's tree in torch: building its links and mask, and walking it with the target's tokens.
 
-Both functions give what SGLang's Triton kernels give, cell for cell. B requests, n nodes of a window, the root being
-node 0. Links are as SGLang keeps them: `retrieve_index` numbers the nodes through the batch, `retrieve_next_token`
-names a node's first child, `retrieve_next_sibling` the next child of the same parent, -1 none.
+Both functions give what SGLang's Triton kernels give, cell for cell. B requests, n nodes of a window, the
+root being node 0. Links are as SGLang keeps them: `retrieve_index` numbers the nodes through the batch,
+`retrieve_next_token` names a node's first child, `retrieve_next_sibling` the next child of the same parent,
+-1 none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 FULL_MASK, QLEN_ONLY = 0, 1
 
+Tensors3 = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-def build_tree(
+
+def build_tree(  # noqa: PLR0917  (the host's signature)
     parent_list: torch.Tensor,
     top_scores_index: torch.Tensor,
     seq_lens: torch.Tensor,
@@ -28,10 +33,10 @@ def build_tree(
 ) -> None:
     """Fill mask, positions and links of every request's tree (``build_tree_kernel_efficient_func``).
 
-    `parent_list` and `top_scores_index` [B, n-1] are what ``organize_draft_results`` returns; `seq_lens` [B] counts the
-    tokens before the root. Written: `positions` int64 [B * n], the three links int64 [B, n] (handed in as -1), and
-    `tree_mask`, whose prefix columns the caller has set to True: bool, [n, len + n] a request in FULL_MASK mode, [n, n]
-    in QLEN_ONLY mode, packed.
+    `parent_list` and `top_scores_index` [B, n-1] are what ``organize_draft_results`` returns; `seq_lens` [B]
+    counts the tokens before the root. Written: `positions` int64 [B * n], the three links int64 [B, n]
+    (handed in as -1), and `tree_mask`, whose prefix columns the caller has set to True: bool, [n, len + n] a
+    request in FULL_MASK mode, [n, n] in QLEN_ONLY mode, packed.
     """
     if int(tree_mask_mode) not in (FULL_MASK, QLEN_ONLY):
         raise NotImplementedError(
@@ -53,7 +58,7 @@ def build_tree(
         offset += cells.numel()
 
 
-def verify_tree_greedy(
+def verify_tree_greedy(  # noqa: PLR0917  (the host's signature)
     predicts: torch.Tensor,
     accept_index: torch.Tensor,
     accept_token_num: torch.Tensor,
@@ -62,47 +67,55 @@ def verify_tree_greedy(
     retrieve_next_token: torch.Tensor,
     retrieve_next_sibling: torch.Tensor,
     target_predict: torch.Tensor,
-    topk: int = -1,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Follow the target's token from the root as long as a child carries it (``verify_tree_greedy_func``).
+    topk: int = -1,  # noqa: ARG001
+) -> Tensors3:
+    """Follow the target's argmax from the root as long as a child carries it (``verify_tree_greedy_func``).
 
-    `candidates` [B, n] are the nodes' tokens, `target_predict` [B, n] the target's own token at each node. Written and
-    returned: `predicts` int32 [B * n] on the path, `accept_index` int32 [B, depth + 1] the path's nodes numbered through
-    the batch and padded with -1, `accept_token_num` int32 [B] the accepted draft tokens.
+    `target_predict` [B, n] is the target's token at each node; the rest, and what is returned, as in
+    `verify`.
     """
+    wanted = target_predict.flatten().tolist()
+    outputs = predicts, accept_index, accept_token_num
+    links = retrieve_index, retrieve_next_token, retrieve_next_sibling
+    verify(outputs, candidates, links, lambda nodes: [wanted[node] for node in nodes])
+    return outputs
+
+
+def verify(
+    outputs: Tensors3, candidates: torch.Tensor, links: Tensors3, draw: Callable[[list[int]], list[int]]
+) -> None:
+    """Follow the target's tokens from every root as long as a child carries them; write what was committed.
+
+    `draw` gives the target's token at each of the nodes it is asked for, numbered through the batch; it is
+    called once a depth, with the nodes that the walks have reached. `candidates` [B, n] are the nodes' own
+    tokens, `links` their retrieve_index, next_token and next_sibling. `outputs` are written: predicts int32
+    [B * n] at the nodes of the paths, accept_index int32 [B, depth + 1] the paths themselves, numbered
+    through the batch and padded with -1, accept_token_num int32 [B] the accepted draft tokens.
+    """
+    predicts, accept_index, accept_token_num = outputs
+    index, first_child, sibling = (link.tolist() for link in links)
+    drafted = candidates.tolist()
     width = accept_index.shape[1]
-    paths, path_nodes, path_tokens = [], [], []
-    for index, first_child, sibling, drafted, wanted in zip(
-        retrieve_index.tolist(),
-        retrieve_next_token.tolist(),
-        retrieve_next_sibling.tolist(),
-        candidates.tolist(),
-        target_predict.reshape(candidates.shape).tolist(),
-        strict=True,
-    ):
-        path = _walk(first_child, sibling, drafted, wanted, width)
-        path_nodes += [index[node] for node in path]
-        path_tokens += [wanted[node] for node in path]
-        paths.append([index[node] for node in path] + [-1] * (width - len(path)))
-    predicts[torch.tensor(path_nodes, dtype=torch.int64)] = torch.tensor(path_tokens, dtype=predicts.dtype)
-    accept_index.copy_(torch.tensor(paths, dtype=accept_index.dtype).view_as(accept_index))
-    torch.sub((accept_index > -1).sum(1, dtype=accept_token_num.dtype), 1, out=accept_token_num)
-    return predicts, accept_index, accept_token_num
-
-
-def _walk(
-    first_child: list[int], sibling: list[int], drafted: list[int], wanted: list[int], width: int
-) -> list[int]:
-    """The nodes from the root along children that carry the target's token, at most `width` of them."""
-    path = [0]
-    while len(path) < width:
-        child = first_child[path[-1]]
-        while child != -1 and drafted[child] != wanted[path[-1]]:
-            child = sibling[child]
-        if child == -1:
-            break
-        path.append(child)
-    return path
+    paths = [[0] for _ in drafted]  # by request: the nodes walked
+    committed: dict[int, int] = {}  # node, numbered through the batch: the target's token there
+    walking = list(range(len(drafted)))
+    while walking:
+        reached = [index[b][paths[b][-1]] for b in walking]
+        tokens = draw(reached)
+        committed.update(zip(reached, tokens, strict=True))
+        still = []
+        for b, token in zip(walking, tokens, strict=True):
+            child = first_child[b][paths[b][-1]] if len(paths[b]) < width else -1
+            while child != -1 and drafted[b][child] != token:
+                child = sibling[b][child]
+            if child != -1:
+                paths[b].append(child)
+                still.append(b)
+        walking = still
+    predicts[torch.tensor(list(committed))] = torch.tensor(list(committed.values()), dtype=predicts.dtype)
+    padded = [[index[b][node] for node in path] + [-1] * (width - len(path)) for b, path in enumerate(paths)]
+    accept_index.copy_(torch.tensor(padded))
+    accept_token_num.copy_(torch.tensor([len(path) - 1 for path in paths]))
 
 
 def _parents(
@@ -110,9 +123,9 @@ def _parents(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each node's parent, int64 [B, n] (0 for the root), and whether that parent was selected, bool [B, n].
 
-    A drafted token's number, divided by `topk`, names the entry of `parent_list` that holds its parent's number; entry 0
-    is the root. A token may have been selected without its parent when their scores tie: SGLang's kernels leave it
-    unlinked and let it see the root only.
+    A drafted token's number, divided by `topk`, names the entry of `parent_list` that holds its parent's
+    number; entry 0 is the root. A token may have been selected without its parent when their scores tie:
+    SGLang's kernels leave it unlinked and let it see the root only.
     """
     group = top_scores_index // topk  # [B, n-1]
     parent = torch.zeros(group.shape[0], group.shape[1] + 1, dtype=torch.int64, device=group.device)
@@ -130,7 +143,7 @@ def _parents(
 
 
 def _ancestors(parent: torch.Tensor, depth: int) -> torch.Tensor:
-    """Which nodes each node attends to: itself and its ancestors, bool [B, n, n]. Doubles the reach until `depth`."""
+    """Which nodes each node sees, itself and its ancestors, by doubling the reach: bool [B, n, n]."""
     n = parent.shape[1]
     reach = torch.eye(n, device=parent.device).repeat(parent.shape[0], 1, 1)
     reach.scatter_(2, parent.unsqueeze(2), 1.0)
