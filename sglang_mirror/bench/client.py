@@ -23,12 +23,14 @@ class Completion:
         num_tokens: how many tokens that is.
         seconds: from request to answer.
         meta: SGLang's `meta_info`.
+        token_ids: the tokens generated.
     """
 
     text: str
     num_tokens: int
     seconds: float
     meta: dict[str, Any]
+    token_ids: tuple[int, ...] = ()
 
 
 def payload(prompt: str, *, num_tokens: int, temperature: float = 0.0, **sampling: Any) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def complete(url: str, body: dict[str, Any]) -> Completion:
     answer.raise_for_status()
     content = answer.json()
     meta = content["meta_info"]
-    return Completion(content["text"], meta["completion_tokens"], seconds, meta)
+    token_ids = tuple(content.get("output_ids", ()))
+    return Completion(content["text"], meta["completion_tokens"], seconds, meta, token_ids)
 
 
 def complete_all(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: int = 1) -> list[Completion]:

@@ -118,7 +118,7 @@ class DraftSupervisor:
     def _run(self) -> None:
         # The process is started here: the kernel ends it with this thread, which lives as long as we do.
         if self._process is not None:
-            self._process.start()
+            self._process.start(time.monotonic())
         while not self._stop.wait(self._config.beat_ms / 1000):
             self.client.tick()
             if self._process is not None and self._failure is None:

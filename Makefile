@@ -1,0 +1,33 @@
+# Each target sets up what it needs: a virtual environment in .venv, made once.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := sglang_mirror kernels patches tests examples
+MODELS := examples/models
+
+.PHONY: install demo serve test check clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name another with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[server,draft,bench,test,dev]'
+	touch $@
+
+demo: install  ## mirror, the same draft run serially, and plain decoding side by side
+	$(BIN)/python -m sglang_mirror.bench.demo
+
+serve: install  ## a server on port 30000 that decodes by mirror
+	$(BIN)/python -m sglang_mirror.bench.serve
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+clean:
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,29 @@
+"""The embedded pair and its held-out prompts: where they lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sglang_mirror.bench.arms import Pair
+from sglang_mirror.bench.prompts import Prompt, read_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = ROOT / "examples/data/heldout.jsonl"
+# A folder with target/ and draft/ to use instead, while another pair is being tried.
+OTHER_PAIR = "MIRROR_TEST_PAIR"
+
+
+def embedded_pair(dtype: str = "float32") -> Pair:
+    """The pair to serve, its target held as `dtype`."""
+    folder = Path(os.environ.get(OTHER_PAIR) or ROOT / "examples/models")
+    return Pair(folder / "target", folder / "draft", dtype)
+
+
+def held_out(count: int, *, long: bool = False) -> list[Prompt]:
+    """The first `count` held-out prompts of a kind.
+
+    Raises:
+        MirrorError: the file of prompts cannot be read.
+    """
+    return [prompt for prompt in read_prompts(PROMPTS) if prompt.long == long][:count]

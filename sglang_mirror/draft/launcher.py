@@ -1,0 +1,148 @@
+"""Starts a draft process and keeps it: standard library only, for the server and the bench."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import IO
+
+from sglang_mirror.errors import DraftError
+
+# The draft's exit status for settings that cannot work: starting it again would end the same way.
+BAD_SETTINGS = 2
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 30.0
+# A process that has lived so long before it ended has earned a quick restart.
+HEALTHY_AFTER_S = 30.0
+WORDS_KEPT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCommand:
+    """The options of one draft process; see `python -m sglang_mirror.draft --help`."""
+
+    model: str
+    endpoint: str
+    device: str = "cpu"
+    backend: str = "torch"
+    dtype: str = "auto"
+    threads: int = 1
+    cpus: str | None = None
+    trace: str | None = None
+    curve_dir: str | None = None
+    insecure_tcp: bool = False
+
+    def arguments(self, parent_pid: int) -> list[str]:
+        """The command line, for a process that ends with `parent_pid`."""
+        options = {
+            "--model": self.model,
+            "--endpoint": self.endpoint,
+            "--device": self.device,
+            "--backend": self.backend,
+            "--dtype": self.dtype,
+            "--threads": str(self.threads),
+            "--cpus": self.cpus,
+            "--trace": self.trace,
+            "--curve-dir": self.curve_dir,
+            "--parent-pid": str(parent_pid),
+        }
+        command = [sys.executable, "-m", "sglang_mirror.draft"]
+        for option, value in options.items():
+            if value is not None:
+                command += [option, value]
+        return [*command, "--insecure-tcp"] if self.insecure_tcp else command
+
+
+def restart_pause_s(num_failures: int) -> float:
+    """Seconds to wait before the next start, after so many short lives in a row (1 or more)."""
+    return min(FIRST_PAUSE_S * 2.0 ** (num_failures - 1), LONGEST_PAUSE_S)
+
+
+class DraftProcess:
+    """One draft process, started again when it ends. Not thread-safe: one thread owns it.
+
+    The kernel ends the process with the thread that started it (and it watches its parent itself), so that
+    thread should live as long as the server does.
+    """
+
+    def __init__(self, command: DraftCommand) -> None:
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+        self._words: collections.deque[str] = collections.deque(maxlen=WORDS_KEPT)
+        self._started_s = 0.0
+        self._due_s: float | None = None
+        self._num_failures = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self, now_s: float = 0.0) -> None:
+        """Start it; what it writes goes to our standard error.
+
+        Raises:
+            DraftError: the operating system refuses.
+        """
+        threads = str(self._command.threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        try:
+            self._process = subprocess.Popen(
+                self._command.arguments(os.getpid()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=environment,
+            )
+        except OSError as error:
+            raise DraftError(f"the draft process cannot be started: {error}") from error
+        self._started_s, self._due_s = now_s, None
+        assert self._process.stderr is not None
+        threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True).start()
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def gave_up(self) -> bool:
+        """Whether it ended because its settings cannot work."""
+        return self._process is not None and self._process.poll() == BAD_SETTINGS
+
+    def last_words(self) -> str:
+        """The last line it wrote, which is the reason when it gave up."""
+        return self._words[-1] if self._words else ""
+
+    def restart_if_due(self, now_s: float) -> bool:
+        """Start it again if it has ended and its pause is over; the pause doubles with each short life."""
+        if self.alive():
+            return False
+        if self._due_s is None:
+            lived_long = now_s - self._started_s > HEALTHY_AFTER_S
+            self._num_failures = 1 if lived_long else self._num_failures + 1
+            self._due_s = now_s + restart_pause_s(self._num_failures)
+        if now_s < self._due_s:
+            return False
+        self.start(now_s)
+        return True
+
+    def stop(self, timeout_s: float) -> None:
+        """End it: politely, after `timeout_s` seconds by force. Safe to call when it has ended."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(timeout_s)
+
+    def _pass_on(self, stream: IO[str]) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            for line in stream:
+                self._words.append(line.rstrip())
+                sys.stderr.write(line)
