@@ -123,7 +123,7 @@ class Rollout:
                 yield branch.chain.tip
 
     def take_finished(self) -> tuple[tuple[RolledOut, ...], int]:
-        """Branches that are complete and not yet taken, and the phase that is complete with them (0: none)."""
+        """Complete branches not taken yet, and the phase that is complete with them (0: none)."""
         finished = [b for b in self.branches.values() if not b.sent and b.chain.complete]
         for branch in finished:
             branch.sent = True

@@ -127,7 +127,7 @@ class TokenTree:
         return Move(slots, old_base)
 
     def _settle_survivors(self) -> list[int]:
-        """Give the nodes below the new root their new slots, parents first; their old slots, in that order."""
+        """Give the nodes below the new root their new slots, parents first; returns their old ones."""
         if not self.root.computed:
             return []
         self.root.slot, self.root.seen = self.base - 1, 0

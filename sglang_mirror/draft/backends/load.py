@@ -1,0 +1,77 @@
+"""From a model's folder to a backend that has been checked."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from sglang_mirror.draft.backends.generic import GenericModel
+from sglang_mirror.draft.backends.llama_loop import LlamaLoop, suits
+from sglang_mirror.draft.backends.self_check import deviation, reference
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror.errors import DraftError
+from sglang_mirror.protocol.vocabulary import vocabulary_size
+
+logger = logging.getLogger(__name__)
+
+# What a model that is not made for our attention may fail with.
+_MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)
+
+
+def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBackend:
+    """Load a model and check that it computes trees as its own forward computes text.
+
+    Args:
+        model: a model folder or hub name.
+        device: as PyTorch names it.
+        dtype: float32, bfloat16, float16; or auto: float32 on a CPU, elsewhere the checkpoint's.
+        threads: CPU threads; 0 leaves PyTorch's default.
+
+    Raises:
+        DraftError: the model cannot be loaded or served, or the device does not exist.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = _load(model, device, "float32" if dtype == "auto" and device == "cpu" else dtype)
+    try:
+        expected = reference(loaded)
+        num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
+    except _MISFITS as error:
+        raise _refusal(model, f"its own forward fails: {error}") from error
+    reasons = []
+    for runner in (LlamaLoop, GenericModel) if suits(loaded) else (GenericModel,):
+        try:
+            backend = TorchBackend(loaded, model, runner(loaded), num_tokens=num_tokens)
+            off = deviation(backend, expected)
+        except _MISFITS as error:
+            reasons.append(f"{runner.__name__}: {type(error).__name__}: {error}")
+            continue
+        if off <= expected.tolerance:
+            logger.info("%s runs in %s, off by %.1e", model, runner.__name__, off)
+            return backend
+        reasons.append(f"{runner.__name__}: logits off by {off:.3f} of their norm")
+    raise _refusal(model, "; ".join(reasons))
+
+
+def _load(model: str, device: str, dtype: str) -> Any:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - takes seconds
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    disable_progress_bar()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager")
+        return loaded.to(device).eval()
+    except (*_MISFITS, OSError, AssertionError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DraftError(
+            f"--model {model} --device {device} --dtype {dtype} cannot be loaded: {reason}"
+        ) from error
+
+
+def _refusal(model: str, reason: str) -> DraftError:
+    return DraftError(
+        f"--model {model} cannot be a draft: {reason}. Choose a decoder that attends through transformers' "
+        "attention interface, such as Llama, Qwen2, Qwen3, Mistral, Gemma 2, GPT-2 or OPT"
+    )

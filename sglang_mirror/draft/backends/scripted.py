@@ -1,0 +1,111 @@
+"""A draft without a model: says what a function says, on time, late, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sglang_mirror.core.roots import Candidates
+from sglang_mirror.draft.backends.base import Segment
+
+# The `count` most probable next tokens after a prefix.
+Script = Callable[[Sequence[int], int], Candidates]
+
+
+@dataclass(slots=True)
+class ScriptedCache:
+    """Remembers which token was written to which slot, as a KV cache does."""
+
+    tokens: list[int] = field(default_factory=list)
+
+    def move(self, slots: Sequence[int], start: int) -> None:
+        self.tokens[start:] = [self.tokens[slot] for slot in slots]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong.
+
+    Attributes:
+        delay_s: every forward takes so long.
+        hang_after: forwards after which one never ends; 0: none.
+        fail_after: forwards after which one raises; 0: none.
+    """
+
+    delay_s: float = 0.0
+    hang_after: int = 0
+    fail_after: int = 0
+
+
+class ScriptedBackend:
+    """Answers from a script; a row's prefix is read back through slots and masks, so these are tested too.
+
+    Args:
+        script: the `count` most probable next tokens after a prefix.
+        vocab_size: token ids are below it.
+        max_len: tokens that a request may have.
+        faults: what goes wrong.
+    """
+
+    def __init__(
+        self, script: Script, *, vocab_size: int = 4096, max_len: int = 1 << 20, faults: Faults | None = None
+    ) -> None:
+        self.name, self.device = "scripted", "cpu"
+        self.vocab_size, self.max_len = vocab_size, max_len
+        self.num_forwards = 0
+        self.computed: list[tuple[int, ...]] = []
+        self._script = script
+        self._faults = faults or Faults()
+
+    def new_cache(self) -> ScriptedCache:
+        return ScriptedCache()
+
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+        """As `Backend.forward`; the prefix of every row, wanted or not, is noted in `computed`."""
+        self.num_forwards += 1
+        self._misbehave()
+        return [self._answer(segment, num_candidates) for segment in segments]
+
+    def _misbehave(self) -> None:
+        faults = self._faults
+        time.sleep(faults.delay_s)
+        if faults.fail_after and self.num_forwards > faults.fail_after:
+            raise RuntimeError("the script fails here")
+        while faults.hang_after and self.num_forwards > faults.hang_after:
+            time.sleep(1.0)
+
+    def _answer(self, segment: Segment, num_candidates: int) -> list[Candidates]:
+        cache = segment.cache
+        assert isinstance(cache, ScriptedCache)
+        cache.tokens[segment.start :] = segment.tokens
+        prefixes = [
+            (*cache.tokens[: segment.prefix], *_seen(cache.tokens[segment.prefix :], bits))
+            for bits in segment.seen
+        ]
+        for prefix, position, token in zip(prefixes, segment.positions, segment.tokens, strict=True):
+            assert len(prefix) == position + 1 and prefix[-1] == token, "a row sees what it should not"
+        self.computed += prefixes
+        return [self._script(prefixes[row], num_candidates) for row in segment.wanted]
+
+
+def _seen(tokens: Sequence[int], bits: int) -> list[int]:
+    return [token for index, token in enumerate(tokens) if bits >> index & 1]
+
+
+def hash_script(vocab_size: int, *, order: int = 4) -> Script:
+    """A script that is a fixed random language model over the last `order` tokens."""
+
+    def script(prefix: Sequence[int], count: int) -> Candidates:
+        seed = hashlib.blake2b(repr(tuple(prefix[-order:])).encode(), digest_size=16).digest()
+        first, stride = int.from_bytes(seed[:4]) % vocab_size, 1 + seed[4] % (vocab_size - 1)
+        while math.gcd(stride, vocab_size) != 1:
+            stride += 1
+        tokens = tuple((first + rank * stride) % vocab_size for rank in range(count))
+        ratio = 0.1 + seed[5] / 320  # probabilities fall geometrically, and sum to one
+        first_logprob = math.log1p(-ratio)
+        return Candidates(tokens, tuple(first_logprob + rank * math.log(ratio) for rank in range(count)))
+
+    return script

@@ -1,0 +1,75 @@
+"""Which models the torch backend serves, and that it refuses the others rather than compute nonsense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, VOCAB, make
+
+from sglang_mirror.draft.backends import load, load_backend
+from sglang_mirror.draft.backends.attention import TreeAttention
+from sglang_mirror.draft.backends.generic import GenericModel
+from sglang_mirror.draft.backends.llama_loop import LlamaLoop
+from sglang_mirror.draft.backends.load import load_torch
+from sglang_mirror.errors import DraftError, SettingsError
+
+OWN_LOOP = {"llama", "qwen2", "qwen3", "mistral"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_serves(architecture: str, tmp_path: Path) -> None:
+    backend = load_torch(str(make(architecture, tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert isinstance(backend._runner, LlamaLoop if architecture in OWN_LOOP else GenericModel)
+
+
+@pytest.mark.parametrize("architecture", sorted(OWN_LOOP))
+def test_general_path_serves_them_too(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "suits", lambda _: False)
+    backend = load_torch(str(make(architecture, tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert isinstance(backend._runner, GenericModel)
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    backend = load_torch(str(make("qwen3", tmp_path)), device="cpu", dtype="bfloat16", threads=1)
+    assert backend.new_cache().kv.dtype == torch.bfloat16
+
+
+def test_ids_beyond_the_tokenizer_are_never_proposed(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path, vocab_size=VOCAB + 30)
+    backend = load_torch(str(folder), device="cpu", dtype="auto", threads=1)
+    assert backend.vocab_size == VOCAB + 30
+    assert backend._num_tokens == VOCAB
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "bloom"])
+def test_refuses_what_does_not_attend_as_we_do(architecture: str, tmp_path: Path) -> None:
+    make(architecture, tmp_path, n_head=4, n_layer=2)
+    with pytest.raises(DraftError, match=r"cannot be a draft.*Choose a decoder"):
+        load_torch(str(tmp_path), device="cpu", dtype="auto", threads=1)
+
+
+def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TreeAttention.__init__
+
+    def shows_all(self: TreeAttention, *args: object, **options: object) -> None:
+        original(self, *args, **options)  # type: ignore[arg-type]
+        for part in self._parts:
+            if part.mask is not None:
+                part.mask.zero_()
+
+    monkeypatch.setattr(TreeAttention, "__init__", shows_all)
+    with pytest.raises(DraftError, match="logits off by"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--backend abacus: unknown; choose one of"):
+        load_backend("abacus", model="m", device="cpu", dtype="auto", threads=1)
+    with pytest.raises(DraftError, match="cannot be loaded"):
+        load_torch(str(tmp_path / "nowhere"), device="cpu", dtype="auto", threads=1)
+    with pytest.raises(DraftError, match="--device cuda:99"):
+        load_torch(str(make("llama", tmp_path)), device="cuda:99", dtype="auto", threads=1)
