@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sglang_mirror.errors import SettingsError
 
@@ -48,7 +48,7 @@ class MirrorConfig:
         None, "target layers before the early exit is read (default: half)", low=1
     )
     kappa: int = _setting(8, "exit candidates at each node", low=1, high=64)
-    roots: str = _setting(
+    roots: Literal["exit", "draft", "union", "none"] = _setting(
         "union", "whose candidates become roots", choices=("exit", "draft", "union", "none")
     )
     root_budget: int = _setting(12, "branches that the draft prepares for each step and request", low=0)
@@ -99,13 +99,14 @@ def variable(name: str) -> str:
 
 def kinds() -> dict[str, type]:
     """The type of each setting, without its None."""
-    hints = get_type_hints(MirrorConfig)
-    return {
-        item.name: next(
-            t for t in getattr(hints[item.name], "__args__", (hints[item.name],)) if t is not type(None)
-        )
-        for item in dataclasses.fields(MirrorConfig)
-    }
+    return {name: _kind(hint) for name, hint in get_type_hints(MirrorConfig).items()}
+
+
+def _kind(hint: Any) -> type:
+    if get_origin(hint) is Literal:
+        return str
+    kinds_: tuple[type, ...] = get_args(hint) or (hint,)
+    return next(kind for kind in kinds_ if kind is not type(None))
 
 
 def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
@@ -115,7 +116,9 @@ def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
         SettingsError: unknown settings, values of the wrong type or out of range, an unreadable file.
     """
     environment = os.environ if environment is None else environment
-    known, problems, values = kinds(), [], {}
+    known = kinds()
+    problems: list[str] = []
+    values: dict[str, Any] = {}
     path = environment.get(CONFIG_FILE)
     for name, value in (_read_file(Path(path)) if path else {}).items():
         if name not in known:

@@ -27,6 +27,7 @@ from sglang_mirror.protocol.messages import (
     Commit,
     ExitCandidates,
     Failed,
+    FromDraft,
     FreshWindow,
     Hello,
     Message,
@@ -230,14 +231,14 @@ class DraftClient:
         while (message := self._receive(0)) is not None:
             self._handle(message)
 
-    def _receive(self, timeout_ms: float) -> Message | None:
+    def _receive(self, timeout_ms: float) -> FromDraft | None:
         try:
             return self._channel.receive(max(0, round(timeout_ms)))
         except ProtocolError as error:
             self._refuse(str(error))
             return None
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: FromDraft) -> None:
         self._liveness.heard(time.monotonic())
         match message:
             case FreshWindow():

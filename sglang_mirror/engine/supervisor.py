@@ -55,7 +55,7 @@ class DraftSupervisor:
             gamma=gamma,
             topk=1,
             kappa=config.kappa,
-            roots=config.roots,  # type: ignore[arg-type]  # checked against the same choices
+            roots=config.roots,
             root_budget=config.root_budget,
             beat_ms=config.beat_ms,
             target=target,

@@ -12,7 +12,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from sglang_mirror.protocol.codec import MAX_MESSAGE_BYTES, draft_codec, target_codec
 from sglang_mirror.protocol.endpoint import secure_draft, secure_target
-from sglang_mirror.protocol.messages import Message
+from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
 
 # Messages queued for a peer that does not read; a step says three, so this is minutes of silence.
 HIGH_WATER_MARK = 4096
@@ -73,7 +73,7 @@ class TargetChannel(_Channel):
                 return False
         return True
 
-    def receive(self, timeout_ms: int = 0) -> Message | None:
+    def receive(self, timeout_ms: int = 0) -> FromDraft | None:
         """The next message, or None after `timeout_ms` milliseconds.
 
         Raises:
@@ -83,7 +83,7 @@ class TargetChannel(_Channel):
             if not self._socket.poll(timeout_ms):
                 return None
             data = self._socket.recv(zmq.NOBLOCK)
-        message: Message = self._codec.decode(data)
+        message: FromDraft = self._codec.decode(data)
         return message
 
     def handshake_failed(self) -> bool:
@@ -124,7 +124,7 @@ class DraftChannel(_Channel):
         """Send to one target; dropped if it has gone or does not read."""
         self._socket.send_multipart((target, self._codec.encode(message)), zmq.NOBLOCK)
 
-    def receive(self, timeout_ms: int = 0) -> tuple[bytes, Message] | None:
+    def receive(self, timeout_ms: int = 0) -> tuple[bytes, FromTarget] | None:
         """The next message and the target that sent it, or None after `timeout_ms` milliseconds.
 
         Raises:
