@@ -19,9 +19,8 @@ Where mirror hooks SGLang beyond its documented plugin interfaces. Generated fro
 
 def document() -> str:
     """The ledger as Markdown."""
-    rows = [
-        f"| `{seam.target}` | {seam.kind} | {seam.why} | {seam.since} | {seam.remove_when} |" for seam in SEAMS
-    ]
+    cells = [(f"`{seam.target}`", seam.kind, seam.why, seam.since, seam.remove_when) for seam in SEAMS]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
     return HEAD + "\n".join(rows) + "\n"
 
 

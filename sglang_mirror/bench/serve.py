@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 from sglang_mirror.bench.arms import CPU, Cores, mirror
+from sglang_mirror.bench.client import payload
 from sglang_mirror.bench.demo import GAMMA, PAIR, say
 from sglang_mirror.bench.server import cpu_environment
 
