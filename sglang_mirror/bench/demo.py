@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror, plain, plain_on_all_cores, serial, server
+from sglang_mirror.bench.arms import Arm, Cores, mirror, plain, plain_on_all_cores, serial, server
 from sglang_mirror.bench.client import complete_all, payload, stream
 from sglang_mirror.bench.measure import Run, result
-from sglang_mirror.bench.prompts import read_prompts
+from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.provenance import provenance
 from sglang_mirror.bench.server import Server
 from sglang_mirror.errors import MirrorError
 
 GAMMA = 5
-ROOT = Path(__file__).resolve().parents[2]
-PAIR = Pair(ROOT / "examples/models/target", ROOT / "examples/models/draft")
-PROMPTS = ROOT / "examples/data/heldout.jsonl"
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -87,7 +84,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def compare(arms: Sequence[Arm], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Start every arm's server, run them in turn, and make their results; the first arm is plain decoding."""
-    prompts = [prompt.text for prompt in read_prompts(PROMPTS) if not prompt.long][: args.prompts]
+    prompts = [prompt.text for prompt in held_out(args.prompts)]
     bodies = [payload(text, num_tokens=args.tokens, temperature=args.temperature) for text in prompts]
     cores = Cores.one_each()
     with contextlib.ExitStack() as stack:
@@ -123,11 +120,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gamma", type=int, default=GAMMA, help="draft tokens in a window")
     parser.add_argument("--roots", default="union", choices=("exit", "draft", "union"))
     parser.add_argument("--all-cores", action="store_true", help="also plain decoding with every core")
-    parser.add_argument("--target", type=Path, default=PAIR.target)
-    parser.add_argument("--draft", type=Path, default=PAIR.draft)
     parser.add_argument("--out", type=Path, default=ROOT / "out/demo.json", help="where the JSON goes")
     args = parser.parse_args()
-    args.pair = Pair(args.target, args.draft)
+    args.pair = embedded_pair()
     return args
 
 

@@ -88,7 +88,13 @@ def _grown(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
 
 
 def run(
-    pair: Pair, *, prompts: Sequence[str], num_tokens: int, arms: Sequence[Arm], concurrency: Sequence[int], logs: Path
+    pair: Pair,
+    *,
+    prompts: Sequence[str],
+    num_tokens: int,
+    arms: Sequence[Arm],
+    concurrency: Sequence[int],
+    logs: Path,
 ) -> Iterator[dict[str, Any]]:
     """Compare each arm with plain decoding at concurrency 1, and plain decoding with itself.
 
