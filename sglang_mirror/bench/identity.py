@@ -116,7 +116,7 @@ def run(
     for arm in (plain(), *arms):
         for width, answers, counted in answers_of(arm):
             reference = reference or answers
-            result = {"arm": arm.name, "dtype": pair.dtype, "concurrency": width}
+            result: dict[str, Any] = {"arm": arm.name, "dtype": pair.dtype, "concurrency": width}
             result |= {**comparison(answers, reference), **counted}
             logger.info("%s", json.dumps({**result, "divergences": len(result["divergences"])}))
             yield result
@@ -137,6 +137,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run it; 0 if every text is plain decoding's, or if the dtype is one in which ties may flip."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     args = _arguments()
     pair, cores = embedded_pair(args.dtype), Cores.one_each()
     try:
