@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3ForCausalLM
 
+from sglang_mirror.train import attention
 from sglang_mirror.train.data import Windows
+from sglang_mirror.train.export import load_trained
 from sglang_mirror.train.pretrain import training_windows
-from sglang_mirror.train.shapes import build, draft_config
+from sglang_mirror.train.shapes import build, draft_config, target_config
 from sglang_mirror.train.trainer import Loss, Plan, Trainer
 
 CROSS_ENTROPY_SHARE = 0.1
@@ -67,23 +69,27 @@ class MixedWindows(Windows):
         return torch.cat([rows, own])
 
 
-def distill(work: Path, target: Qwen3ForCausalLM, plan: Plan, *, compiled: bool = True) -> Trainer:
+def distill(work: Path, plan: Plan, *, compiled: bool = True) -> Trainer:
     """Phase 1: trains (or goes on training) the draft on the corpus; its checkpoint is `work`/draft.pt."""
     draft = build(draft_config())
-    loss = distillation_loss(draft, target, compiled=compiled)
-    trainer = Trainer(draft, loss, training_windows(work, seed=2), plan, work / "draft.pt")
-    trainer.train()
-    return trainer
+    return _train(work, draft, training_windows(work, seed=2), plan, "draft.pt", compiled=compiled)
 
 
-def distill_on_own_text(
-    work: Path, target: Qwen3ForCausalLM, own_text: torch.Tensor, plan: Plan, *, compiled: bool = True
-) -> Trainer:
+def distill_on_own_text(work: Path, own_text: torch.Tensor, plan: Plan, *, compiled: bool = True) -> Trainer:
     """Phase 2: goes on from phase 1 with the target's own text mixed in; writes `work`/draft_own.pt."""
     draft = build(draft_config())
     draft.load_state_dict(torch.load(work / "draft.pt", weights_only=True)["model"])
-    loss = distillation_loss(draft, target, compiled=compiled)
     windows = MixedWindows(training_windows(work, seed=3), own_text)
-    trainer = Trainer(draft, loss, windows, plan, work / "draft_own.pt")
+    return _train(work, draft, windows, plan, "draft_own.pt", compiled=compiled)
+
+
+def _train(
+    work: Path, draft: Qwen3ForCausalLM, windows: Windows, plan: Plan, checkpoint: str, *, compiled: bool
+) -> Trainer:
+    target = load_trained(work / "target.pt", target_config())
+    for model in (target, draft):
+        model.set_attn_implementation(attention.NAME)
+    loss = distillation_loss(draft, target, compiled=compiled)
+    trainer = Trainer(draft, loss, windows, plan, work / checkpoint)
     trainer.train()
     return trainer

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3ForCausalLM
 
+from sglang_mirror.train import attention
 from sglang_mirror.train.data import Windows
 from sglang_mirror.train.shapes import build, target_config
 from sglang_mirror.train.trainer import Loss, Plan, Trainer
@@ -46,6 +47,7 @@ def training_windows(work: Path, seed: int) -> Windows:
 def pretrain(work: Path, plan: Plan, *, compiled: bool = True) -> Trainer:
     """Trains (or goes on training) the target; its checkpoint is `work`/target.pt."""
     model = build(target_config())
+    model.set_attn_implementation(attention.NAME)
     loss = next_token_loss(model, compiled=compiled)
     trainer = Trainer(model, loss, training_windows(work, seed=1), plan, work / "target.pt")
     trainer.train()

@@ -34,16 +34,16 @@ logger = logging.getLogger(__name__)
 def train_pair(work: Path, seconds: float, tokens: int | None, draft_share: float) -> None:
     """Trains both; the draft's phases together take `draft_share` of the target's time or tokens."""
     pretrain(work, Plan(Budget(tokens=tokens, seconds=seconds)))
-    target = load_trained(work / "target.pt", target_config())
 
     def part(share: float, lr_scale: float, decay_share: float) -> Plan:
         budget = Budget(tokens=tokens and int(tokens * share), seconds=seconds * share)
-        return Plan(budget, lr_scale=lr_scale, decay_share=decay_share, long_window_len=1024)
+        return Plan(budget, lr_scale=lr_scale, decay_share=decay_share)
 
-    distill(work, target, part(draft_share * 0.5, 1.0, 0.5))
+    distill(work, part(draft_share * 0.5, 1.0, 0.5))
+    target = load_trained(work / "target.pt", target_config())
     windows = training_windows(work, seed=4)
     text = own_text(target, windows, work / "own_text.pt", seconds=seconds * draft_share * 0.2)
-    distill_on_own_text(work, target, text, part(draft_share * 0.3, 0.5, 0.8))
+    distill_on_own_text(work, text, part(draft_share * 0.3, 0.5, 0.8))
 
 
 def ship(work: Path, out: Path, data: Path) -> None:

@@ -28,8 +28,8 @@ class Plan:
     budget: Budget
     tokens_per_step: int = 4096
     window_len: int = 512
-    long_window_len: int = 2048
-    long_share: float = 0.2
+    long_window_len: int = 1024
+    long_share: float = 0.15
     decay_share: float = 0.7
     lr_scale: float = 1.0
     checkpoint_seconds: float = 60.0
