@@ -47,7 +47,7 @@ def read_flags(original: Callable[[type, Any], Any], cls: type, args: argparse.N
             os.environ[variable(item.name)] = str(value)
     if args.mirror_config is not None:
         os.environ[CONFIG_FILE] = args.mirror_config
-    reasons = settings.problems(args)
+    reasons = settings.problems(args) or settings.endpoint_objections(args)
     if reasons:
         sys.stderr.write(f"{SettingsError(reasons)}\n")
         raise SystemExit(EXIT_BAD_SETTINGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.config import MirrorConfig, resolve, variable
+from sglang_mirror.engine import probe
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
@@ -89,6 +90,15 @@ def problems(args: Any) -> list[str]:
     except SettingsError as error:
         return found + list(error.reasons)
     return found + _exit_problems(args, config) + _draft_problems(args, config)
+
+
+def endpoint_objections(args: Any) -> list[str]:
+    """Why what answers at the given endpoint cannot be our draft. Waits for its answer: `problems` first."""
+    config = resolve()
+    if config.draft_endpoint is None:
+        return []
+    gamma = args.speculative_num_steps or DEFAULT_GAMMA
+    return probe.endpoint_objections(config, gamma=gamma, target=args.model_path)
 
 
 def _window_problems(args: Any) -> list[str]:

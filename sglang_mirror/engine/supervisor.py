@@ -16,12 +16,11 @@ from sglang_mirror.config import MirrorConfig
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.probe import hello
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.endpoint import private_ipc_endpoint
 from sglang_mirror.protocol.liveness import Peer
-from sglang_mirror.protocol.messages import VERSION, Hello
-from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +48,13 @@ class DraftSupervisor:
         if endpoint is None:
             endpoint, self._folder = private_ipc_endpoint()
             self._process = DraftProcess(_command(config, endpoint))
-        hello = Hello(
-            version=VERSION,
-            vocabulary=vocabulary_fingerprint(target),
-            gamma=gamma,
-            topk=1,
-            kappa=config.kappa,
-            roots=config.roots,
-            root_budget=config.root_budget,
-            beat_ms=config.beat_ms,
-            target=target,
-        )
         self.endpoint = endpoint
         self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
         self.client = DraftClient(
-            self._channel, hello, lost_after_s=config.lost_after_ms / 1000, counters=counters
+            self._channel,
+            hello(config, gamma=gamma, target=target),
+            lost_after_s=config.lost_after_ms / 1000,
+            counters=counters,
         )
         self._failure: str | None = None
         self._stop = threading.Event()
