@@ -66,8 +66,7 @@ def restart_pause_s(num_failures: int) -> float:
 class DraftProcess:
     """One draft process, started again when it ends. Not thread-safe: one thread owns it.
 
-    The kernel ends the process with the thread that started it (and it watches its parent itself), so that
-    thread should live as long as the server does.
+    The process watches this one and ends with it, however this one ends.
     """
 
     def __init__(self, command: DraftCommand) -> None:

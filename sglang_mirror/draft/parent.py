@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 
@@ -13,16 +14,23 @@ _PR_SET_PDEATHSIG = 1
 class ParentWatch:
     """Watches the process that started this one.
 
+    The kernel tells us when the *thread* that started us ends, so its signal is a reason to look, no more.
+
     Args:
-        pid: the process to outlive never; 0 watches none.
+        pid: the process never to outlive; 0 watches none.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        # The kernel ties us to our real parent; a given pid may be an ancestor further up.
+        # A given pid may also be an ancestor further up, which can only be looked for.
         self._direct = pid == os.getppid()
         if self._direct and sys.platform == "linux":
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            signal.signal(signal.SIGUSR2, self._look)
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
+
+    def _look(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.gone():
+            raise SystemExit(0)
 
     def gone(self) -> bool:
         """Whether it has ended."""

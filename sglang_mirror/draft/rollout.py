@@ -77,15 +77,16 @@ class Rollout:
     Args:
         root: the last committed token.
         settings: of the request's target.
+        depth: of the window; 0 while the target computes a prompt: the root is all that it verifies.
 
     Attributes:
         window: the chain that the target verifies next.
         branches: by outcome (node, token), the most valuable of each phase first.
     """
 
-    def __init__(self, root: Node, settings: RolloutSettings) -> None:
+    def __init__(self, root: Node, settings: RolloutSettings, *, depth: int) -> None:
         self.settings = settings
-        self.window = Chain(root, settings.gamma)
+        self.window = Chain(root, depth)
         self.branches: dict[tuple[int, int], Prepared] = {}
         self._first, self._total = phase_budgets(settings.roots, settings.root_budget)
         self._reach: tuple[float, ...] = ()
@@ -116,7 +117,8 @@ class Rollout:
     def tips(self) -> Iterator[Node]:
         """The nodes to compute next, the most urgent first."""
         window = self.window
-        if not window.complete or (not self._chosen[1] and not window.tip.computed):
+        needs_tip = not self._chosen[1] or not window.depth
+        if not window.complete or (needs_tip and not window.tip.computed):
             yield window.tip
         for branch in self.branches.values():
             if not branch.chain.complete:

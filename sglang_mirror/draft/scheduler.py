@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,6 @@ from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.draft.tree import Node
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +50,14 @@ class _Demand:
     tips: list[Node] = field(default_factory=list)
 
 
+class ForwardError(Exception):
+    """The model failed; the requests whose rows it had are lost."""
+
+    def __init__(self, reason: str, work: list[tuple[Target, Session]]) -> None:
+        self.work = work
+        super().__init__(reason.strip().splitlines()[0] if reason.strip() else "no reason given")
+
+
 class Scheduler:
     """Owns the model; runs one forward at a time.
 
@@ -73,6 +78,9 @@ class Scheduler:
 
         Returns:
             the requests that it had rows of; empty if there was nothing to compute.
+
+        Raises:
+            ForwardError: the model failed.
         """
         sessions = [(target, session) for target in targets for session in target.sessions.values()]
         awaited = any(session.awaited for _, session in sessions)
@@ -122,7 +130,10 @@ class Scheduler:
     def _forward(self, work: Sequence[Work]) -> None:
         num_candidates = max(each.target.settings.kappa for each in work) + 1
         start_s = time.monotonic()
-        results = self._backend.forward([each.segment for each in work], num_candidates)
+        try:
+            results = self._backend.forward([each.segment for each in work], num_candidates)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ForwardError(str(error), [(each.target, each.session) for each in work]) from error
         end_s = time.monotonic()
         num_rows = sum(len(each.segment.tokens) for each in work)
         num_prompt_rows = 0

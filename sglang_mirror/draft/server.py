@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import time
 from pathlib import Path
 from types import FrameType
@@ -19,6 +21,9 @@ from sglang_mirror.protocol.channel import DraftChannel
 
 logger = logging.getLogger(__name__)
 
+# Different complaints about messages that are written down; a target that garbles every message says one.
+MOST_COMPLAINTS = 100
+
 
 def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     """Bind the draft's socket.
@@ -26,12 +31,28 @@ def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     Raises:
         DraftError: it cannot be bound.
     """
+    if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
+        raise DraftError(f"--endpoint {endpoint}: another process serves it; name a path that is free")
+    mask = os.umask(0o077)  # whoever may write to the socket's file may connect
     try:
         return DraftChannel(endpoint, curve_dir=curve_dir)
     except (zmq.ZMQError, OSError) as error:
         raise DraftError(
             f"--endpoint {endpoint}: cannot be bound ({error}); name a path or port that is free"
         ) from error
+    finally:
+        os.umask(mask)
+
+
+def _answers(path: str) -> bool:
+    """Whether a process listens at `path`: ZeroMQ would take its place without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 class DraftServer:
@@ -53,7 +74,7 @@ class DraftServer:
         self._parent = parent
         self._service = DraftService(backend, vocabulary, channel.send, trace=trace)
         self._stopping = False
-        self._garbled: set[bytes] = set()
+        self._garbled: set[str] = set()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """End the loop after the forward that runs."""
@@ -91,4 +112,7 @@ class DraftServer:
             timeout_ms = 0
 
     def _note_garbled(self, error: ProtocolError) -> None:
-        logger.warning("ignored a message: %s", error)
+        reason = str(error)
+        if reason not in self._garbled and len(self._garbled) < MOST_COMPLAINTS:
+            self._garbled.add(reason)
+            logger.warning("ignored a message: %s", reason)

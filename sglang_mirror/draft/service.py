@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable
 
 from sglang_mirror.draft.backends.base import Backend
+from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
-from sglang_mirror.draft.scheduler import Limits, Scheduler
+from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler
 from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
+from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.messages import (
     VERSION,
     Beat,
@@ -31,8 +33,13 @@ from sglang_mirror.protocol.messages import (
 
 logger = logging.getLogger(__name__)
 
-# A target that has said nothing for so long is gone: an idle server says Hello again well before.
-TARGET_TTL_S = 600.0
+# After so much silence a target's requests are let go, and their memory: it opens them again if it wants.
+# Much later the target itself is; one that lives misses its beats and says Hello.
+SESSION_TTL_S = 600.0
+TARGET_TTL_S = 86400.0
+
+# So many failed forwards in a row, and the accelerator is lost: a fresh process may do better.
+MOST_FAILURES = 3
 
 Say = Callable[[bytes, Message], None]
 
@@ -62,6 +69,7 @@ class DraftService:
         self._say = say
         self._scheduler = Scheduler(backend, limits or Limits(), trace or Trace())
         self._targets: dict[bytes, Target] = {}
+        self._failures = 0
 
     def handle(self, identity: bytes, message: FromTarget, now_s: float) -> None:
         """Take in one message. Of a target that never said Hello, only Hello is answered."""
@@ -85,18 +93,30 @@ class DraftService:
                     target.sessions.pop(request, None)
 
     def step(self) -> bool:
-        """Run one forward and say what it finished; whether there was anything to compute."""
-        worked = self._scheduler.step(self._targets.values())
+        """Run one forward and say what it finished; whether there was anything to compute.
+
+        Raises:
+            DraftError: the model fails again and again.
+        """
+        try:
+            worked = self._scheduler.step(self._targets.values())
+        except ForwardError as error:
+            self._give_up(error)
+            return True
         for target, session in worked:
+            self._failures = 0
             self._tell(target, session)
         return bool(worked)
 
     def beat(self, now_s: float) -> float:
-        """Beat to the targets that are due, forget those long unheard; when the next beat is due."""
+        """Beat to the targets that are due, let go what is long unheard; when the next beat is due."""
         next_s = now_s + 1.0
         for target in list(self._targets.values()):
-            if now_s - target.last_heard_s > TARGET_TTL_S:
-                logger.info("target %s has been silent for %.0f s: forgotten", target.name, TARGET_TTL_S)
+            silent_s = now_s - target.last_heard_s
+            if silent_s > SESSION_TTL_S and target.sessions:
+                logger.info("target %s has been silent for %.0f s: its requests go", target.name, silent_s)
+                target.sessions.clear()
+            if silent_s > TARGET_TTL_S:
                 del self._targets[target.identity]
                 continue
             if now_s >= target.next_beat_s:
@@ -105,8 +125,16 @@ class DraftService:
             next_s = min(next_s, target.next_beat_s)
         return next_s
 
+    def _give_up(self, error: ForwardError) -> None:
+        """A forward failed: which request is to blame is unknown, and the KV of all of them is in doubt."""
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            raise DraftError(f"{self._backend.name}: {self._failures} forwards in a row failed: {error}")
+        for target, session in error.work:
+            self._fail(target, session.stamp, f"the draft's forward failed: {error}")
+
     def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
-        reasons = self._objections(hello)
+        reasons = objections(hello, self._backend, self._vocabulary)
         if reasons:
             logger.warning("target %s refused: %s", hello.target, "; ".join(reasons))
             self._targets.pop(identity, None)
@@ -122,39 +150,11 @@ class DraftService:
             next_beat_s=now_s + beat_s,
         )
         logger.info("serving target %s", hello.target)
-        max_len = self._backend.max_len - _reserve(hello.gamma)
+        max_len = self._backend.max_len - reserve(hello.gamma)
         backend = self._backend
         self._say(
             identity, Ready(VERSION, self._vocabulary, backend.name, os.getpid(), backend.device, max_len)
         )
-
-    def _objections(self, hello: Hello) -> list[str]:
-        reasons = []
-        if hello.version != VERSION:
-            reasons.append(f"protocol version: the target speaks {hello.version}, the draft {VERSION}")
-        if hello.vocabulary != self._vocabulary:
-            reasons.append(
-                f"vocabulary: the target's is {hello.vocabulary}, that of the draft {self._backend.name} is "
-                f"{self._vocabulary}; choose a draft with the target's tokenizer"
-            )
-        if hello.topk != 1:
-            reasons.append(f"topk: the target asks for {hello.topk} children a node, the draft rolls out 1")
-        if hello.gamma < 1 or _reserve(hello.gamma) >= self._backend.max_len:
-            reasons.append(f"gamma: the target asks for {hello.gamma}, the draft's limit is 1 or more, and "
-                           f"a text of {self._backend.max_len} tokens")  # fmt: skip
-        if not 0 <= hello.kappa < self._backend.vocab_size:
-            reasons.append(
-                f"kappa: the target asks for {hello.kappa} of the draft's {self._backend.vocab_size} tokens"
-            )
-        if hello.root_budget < 0:
-            reasons.append(
-                f"root budget: the target asks for {hello.root_budget}, the draft accepts 0 or more"
-            )
-        if hello.beat_ms < 1:
-            reasons.append(
-                f"beat: the target asks for one every {hello.beat_ms} ms, the draft accepts 1 or more"
-            )
-        return reasons
 
     def _open(self, target: Target, message: Open) -> None:
         held = target.sessions.get(message.stamp.request)
@@ -205,7 +205,7 @@ class DraftService:
 
     def _text_problem(self, target: Target, length: int, tokens: tuple[int, ...]) -> str:
         """Why a text cannot be drafted for; empty if it can."""
-        limit = self._backend.max_len - _reserve(target.settings.gamma)
+        limit = self._backend.max_len - reserve(target.settings.gamma)
         if length > limit:
             return f"{length} tokens; the draft {self._backend.name} takes at most {limit}"
         if not tokens:
@@ -223,8 +223,3 @@ class DraftService:
         logger.warning("request %d of %s: %s", stamp.request, target.name, reason)
         target.sessions.pop(stamp.request, None)
         self._say(target.identity, Failed(stamp, reason))
-
-
-def _reserve(gamma: int) -> int:
-    """Tokens that a text needs behind it: a window, the outcome's token, and the window after it."""
-    return 2 * gamma + 1

@@ -47,7 +47,10 @@ class Session:
         self._settings = settings
         self._tree = TokenTree(tokens)
         self._prompt_len = len(tokens)
-        self._rollout: Rollout | None = Rollout(self._tree.root, settings) if awaited else None
+        # While the target computes a prompt, the draft prepares for its first token, and keeps it to itself:
+        # the window that is asked for then has a head start.
+        self._quiet = not awaited
+        self._rollout = Rollout(self._tree.root, settings, depth=settings.gamma if awaited else 0)
 
     @property
     def num_slots(self) -> int:
@@ -57,7 +60,7 @@ class Session:
     def num_prefill(self) -> int:
         """Committed tokens still to be computed in chunks before anything can be rolled out."""
         pending = self._tree.num_pending
-        return pending if pending > SHORT_TEXT or self._rollout is None else 0
+        return pending if pending > SHORT_TEXT else 0
 
     def commit(self, outcome: Outcome) -> None:
         """The window's outcome is known: keep what it leaves alive, and prepare for the next."""
@@ -66,23 +69,23 @@ class Session:
             self.cache.move(move.slots, move.start)
         self.stamp = outcome.stamp
         self.awaited = not outcome.hit
-        self._rollout = Rollout(self._tree.root, self._settings)
+        self._quiet = False
+        self._rollout = Rollout(self._tree.root, self._settings, depth=self._settings.gamma)
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
         """Candidates of the early exit; what the draft has no embedding for is left out."""
-        if self._rollout is None or len(said.tokens) != self._settings.gamma + 1:
+        shape = [len(tokens) for tokens in said.tokens]
+        if len(shape) != self._rollout.window.depth + 1 or shape != [len(row) for row in said.logprobs]:
             return
-        self._rollout.signal([
-            _known(tokens, logprobs, vocab_size)
-            for tokens, logprobs in zip(said.tokens, said.logprobs, strict=True)
-        ])  # fmt: skip
+        pairs = zip(said.tokens, said.logprobs, strict=True)
+        self._rollout.signal([_known(tokens, logprobs, vocab_size) for tokens, logprobs in pairs])
 
     def advance(self, busy_ms: float) -> list[Message]:
         """Take in what has been computed; what there is to say to the target now."""
         rollout = self._rollout
-        if rollout is None:
-            return []
         rollout.advance()
+        if self._quiet:
+            return []
         said: list[Message] = []
         if self.awaited and rollout.window.complete:
             self.awaited = False
@@ -95,7 +98,7 @@ class Session:
 
     def tips(self) -> Iterator[Node]:
         """The nodes to compute next, the most urgent first; none while the text is prefilled."""
-        if self._rollout is None or self.num_prefill:
+        if self.num_prefill:
             return iter(())
         return self._rollout.tips()
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from sglang_mirror.errors import ProtocolError
 from sglang_mirror.protocol.codec import MAX_MESSAGE_BYTES, draft_codec, target_codec
 from sglang_mirror.protocol.endpoint import secure_draft, secure_target
 from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
@@ -133,4 +134,7 @@ class DraftChannel(_Channel):
         if not self._socket.poll(timeout_ms):
             return None
         target, data = self._socket.recv_multipart(zmq.NOBLOCK)[:2]
-        return target, self._codec.decode(data)
+        try:
+            return target, self._codec.decode(data)
+        except ProtocolError as error:
+            raise ProtocolError(f"target {target.hex()}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sglang_mirror.draft.backends.base import Backend
+from sglang_mirror.draft.backends.scripted import load_scripted
 from sglang_mirror.errors import SettingsError
 
 Loader = Callable[..., Backend]
@@ -16,7 +17,7 @@ def _torch(*, model: str, device: str, dtype: str, threads: int) -> Backend:
     return load_torch(model, device=device, dtype=dtype, threads=threads)
 
 
-BACKENDS: dict[str, Loader] = {"torch": _torch}
+BACKENDS: dict[str, Loader] = {"torch": _torch, "scripted": load_scripted}
 
 
 def load_backend(name: str, *, model: str, device: str, dtype: str, threads: int) -> Backend:
@@ -26,6 +27,9 @@ def load_backend(name: str, *, model: str, device: str, dtype: str, threads: int
         SettingsError: there is no such backend.
         DraftError: the model cannot be loaded or served.
     """
-    if name not in BACKENDS:
+    kind, _, options = name.partition(":")
+    if kind not in BACKENDS or (options and kind != "scripted"):
         raise SettingsError([f"--backend {name}: unknown; choose one of {', '.join(sorted(BACKENDS))}"])
-    return BACKENDS[name](model=model, device=device, dtype=dtype, threads=threads)
+    if options:
+        return load_scripted(model=model, device=device, dtype=dtype, threads=threads, options=options)
+    return BACKENDS[kind](model=model, device=device, dtype=dtype, threads=threads)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.errors import SettingsError
+from sglang_mirror.protocol.vocabulary import vocabulary_size
 
 # The `count` most probable next tokens after a prefix.
 Script = Callable[[Sequence[int], int], Candidates]
@@ -32,12 +35,14 @@ class Faults:
     Attributes:
         delay_s: every forward takes so long.
         hang_after: forwards after which one never ends; 0: none.
-        fail_after: forwards after which one raises; 0: none.
+        fail_after: forwards after which every one raises; 0: none.
+        beyond: proposed token ids may exceed the model's by so many.
     """
 
     delay_s: float = 0.0
     hang_after: int = 0
     fail_after: int = 0
+    beyond: int = 0
 
 
 class ScriptedBackend:
@@ -109,3 +114,29 @@ def hash_script(vocab_size: int, *, order: int = 4) -> Script:
         return Candidates(tokens, tuple(first_logprob + rank * math.log(ratio) for rank in range(count)))
 
     return script
+
+
+def load_scripted(*, model: str, device: str, dtype: str, threads: int, options: str = "") -> ScriptedBackend:
+    """A random language model over `model`'s vocabulary, for drills: nothing of it is ever right.
+
+    Args:
+        model: a model folder or hub name, of which only the tokenizer is read.
+        device: not used.
+        dtype: not used.
+        threads: not used.
+        options: faults, such as "delay_s=0.05,hang_after=100".
+
+    Raises:
+        SettingsError: an option is none.
+    """
+    del device, dtype, threads
+    faults: dict[str, float] = {}
+    for option in filter(None, options.split(",")):
+        name, _, value = option.partition("=")
+        known = {field.name: field.type for field in fields(Faults)}
+        if name not in known or not re.fullmatch(r"\d+(\.\d+)?", value):
+            raise SettingsError([f"--backend scripted:{options}: give NAME=NUMBER of {', '.join(known)}"])
+        faults[name] = float(value) if known[name] == "float" else int(float(value))
+    chosen = Faults(**faults)  # type: ignore[arg-type]
+    size = vocabulary_size(model)
+    return ScriptedBackend(hash_script(size + chosen.beyond), vocab_size=size, faults=chosen)

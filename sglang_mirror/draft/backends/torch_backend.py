@@ -75,7 +75,8 @@ class TorchBackend:
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
         with torch.inference_mode():
             logits = self.logits(segments)[:, : self._num_tokens]
-            top = torch.topk(torch.log_softmax(logits, -1, dtype=torch.float32), num_candidates, dim=-1)
+            count = min(num_candidates, self._num_tokens)
+            top = torch.topk(torch.log_softmax(logits, -1, dtype=torch.float32), count, dim=-1)
         found = iter(
             [
                 Candidates(tuple(tokens), tuple(logprobs))

@@ -1,0 +1,210 @@
+"""The real process: how it starts, serves, refuses and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from draft_playing import hello
+from tiny import make
+
+from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
+from sglang_mirror.protocol.channel import TargetChannel
+from sglang_mirror.protocol.messages import (
+    Beat,
+    Branches,
+    Commit,
+    Failed,
+    FreshWindow,
+    Hello,
+    Message,
+    Open,
+    Outcome,
+    Ready,
+    Refused,
+    Stamp,
+)
+from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+
+START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make("qwen3", tmp_path_factory.mktemp("model")))
+
+
+Start = Callable[..., tuple[DraftProcess, str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, model: str) -> Iterator[Start]:
+    started = []
+
+    def begin(**options: object) -> tuple[DraftProcess, str]:
+        endpoint = f"ipc://{tmp_path}/d{len(started)}"
+        process = DraftProcess(DraftCommand(model=model, endpoint=endpoint, **options))  # type: ignore[arg-type]
+        started.append(process)
+        process.start()
+        return process, endpoint
+
+    yield begin
+    for process in started:
+        process.stop(5.0)
+
+
+def receive(channel: TargetChannel, *kinds: type[Message], timeout_s: float = 10.0) -> Message:
+    """The next message that is no beat, of one of the kinds."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        message = channel.receive(100)
+        if message is not None and (Beat in kinds or not isinstance(message, Beat)):
+            assert isinstance(message, kinds), message
+            return message
+    raise AssertionError(f"no {kinds} came")
+
+
+def greet(channel: TargetChannel, said: Hello) -> Message:
+    end_s = time.monotonic() + START_S
+    while not channel.send(said):
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    return receive(channel, Ready, Refused, timeout_s=START_S)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def exists(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_serves_and_ends_cleanly(start: Start, model: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    process, endpoint = start(trace=str(trace), cpus="0")
+    with TargetChannel(endpoint) as channel:
+        ready = greet(channel, hello(vocabulary=vocabulary_fingerprint(model), beat_ms=50))
+        assert isinstance(ready, Ready)
+        assert ready.pid == process.pid
+        channel.send(Open(Stamp(1, 0, 5), "r", (5, 6, 7, 8, 9), True))
+        window = receive(channel, FreshWindow)
+        assert isinstance(window, FreshWindow)
+        assert len(window.tokens) == 3
+        branches = []
+        while True:
+            message = receive(channel, Branches)
+            assert isinstance(message, Branches)
+            branches += message.branches
+            if message.phase == 1:
+                break
+        hit = branches[0]
+        tokens = (*window.tokens[: hit.node], hit.token)
+        channel.send(Commit((Outcome(Stamp(1, 0, 5 + len(tokens)), tokens, True),)))
+        receive(channel, Branches)
+        channel.send(Commit((Outcome(Stamp(1, 0, 99), (1,), True),)))
+        while not isinstance(receive(channel, Branches, Failed), Failed):
+            pass
+        assert isinstance(receive(channel, Beat), Beat)
+        # Nonsense is ignored; the requests of others and the process go on.
+        channel._socket.send(b"\xc1 nonsense")
+        channel.send(Open(Stamp(2, 0, 2), "s", (1, 2), True))
+        receive(channel, FreshWindow)
+        assert Path(endpoint.removeprefix("ipc://")).stat().st_mode & 0o077 == 0
+        assert process._process is not None
+        process._process.send_signal(signal.SIGTERM)
+        assert process._process.wait(10) == 0
+    assert '"rollout_rows"' in trace.read_text()
+
+
+def test_refuses_another_vocabulary(start: Start) -> None:
+    _, endpoint = start(backend="scripted")
+    with TargetChannel(endpoint) as channel:
+        answer = greet(channel, hello(vocabulary="another", topk=2))
+        assert isinstance(answer, Refused)
+        assert len(answer.reasons) == 2
+        assert "another" in answer.reasons[0]
+        assert isinstance(greet(channel, hello(vocabulary=answer.reasons[0].split(" is ")[2][:32])), Ready)
+
+
+def test_dies_with_its_parent(model: str, tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import sys, time
+        from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
+        process = DraftProcess(DraftCommand(model={model!r}, endpoint="ipc://{tmp_path}/d", backend="scripted"))
+        process.start()
+        print(process.pid, flush=True)
+        time.sleep(60)
+    """)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        try:
+            wait_for((tmp_path / "d").exists, START_S)
+            parent.kill()
+            wait_for(lambda: not exists(pid), 10.0)
+        finally:
+            if exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
+    import threading  # noqa: PLC0415
+
+    found: list[tuple[DraftProcess, str]] = []
+    thread = threading.Thread(target=lambda: found.append(start(backend="scripted")))
+    thread.start()
+    thread.join()
+    with TargetChannel(found[0][1]) as channel:
+        assert isinstance(greet(channel, hello(vocabulary=vocabulary_fingerprint(model))), Ready)
+        assert found[0][0].alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"backend": "abacus"}, "--backend abacus: unknown; choose one of"),
+        ({"backend": "scripted:speed=3"}, "give NAME=NUMBER of"),
+        ({"endpoint": "tcp://127.0.0.1:1"}, "CURVE keys"),
+        ({"endpoint": "ipc:///nowhere/at/all", "backend": "scripted"}, "cannot be bound"),
+        ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
+        ({"device": "cuda:99"}, "--device cuda:99"),
+    ],
+)
+def test_settings_that_cannot_work(options: dict[str, str], said: str, model: str, tmp_path: Path) -> None:
+    settings = {"model": model, "endpoint": f"ipc://{tmp_path}/d", **options}
+    command = DraftCommand(**settings).arguments(os.getpid())  # type: ignore[arg-type]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_endpoint_in_use_is_not_taken_over(start: Start, model: str) -> None:
+    _, endpoint = start(backend="scripted")
+    with TargetChannel(endpoint) as channel:
+        greet(channel, hello(vocabulary=vocabulary_fingerprint(model)))
+        command = DraftCommand(model=model, endpoint=endpoint, backend="scripted").arguments(os.getpid())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+        assert done.returncode == 2
+        assert "another process serves it" in done.stderr
+        channel.send(Open(Stamp(1, 0, 2), "r", (1, 2), True))
+        receive(channel, FreshWindow)
+
+
+def test_no_sglang_is_needed() -> None:
+    code = "import sys; import sglang_mirror.draft.command, sglang_mirror.draft.backends.load; print('sglang' in sys.modules)"  # fmt: skip  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
