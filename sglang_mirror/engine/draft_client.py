@@ -138,6 +138,10 @@ class DraftClient:
     def known(self, rid: str) -> Request | None:
         return self._requests.get(rid)
 
+    @property
+    def num_requests(self) -> int:
+        return len(self._requests)
+
     def is_current(self, request: Request, committed_len: int) -> bool:
         """Whether this draft has heard of exactly so many committed tokens of the request."""
         return request.epoch == self._epoch and len(request.tokens) == committed_len
@@ -150,13 +154,6 @@ class DraftClient:
                 del self._by_number[request.number]
             if gone:
                 self._send(Close(tuple(request.number for request in gone)))
-
-    def close_all(self) -> None:
-        self.close(list(self._requests))
-
-    def sweep(self, alive: Iterable[str]) -> None:
-        """Close every request that is not among `alive`: SGLang does not tell of all that end."""
-        self.close(self._requests.keys() - set(alive))
 
     # ---- one step
 

@@ -101,6 +101,7 @@ class DraftSupervisor:
             "draft_device": draft.device if draft else self._config.draft_device,
             "draft_pid": draft.pid if draft else None,
             "endpoint": self.endpoint,
+            "requests": self.client.num_requests,
             "roots": self._config.roots,
             "root_budget": self._config.root_budget,
             "kappa": self._config.kappa,

@@ -60,6 +60,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             counters=self.counters,
         )
         self._client = self.supervisor.client
+        self._prefilled: dict[str, Any] = {}
 
     def _tap(self) -> EarlyExit | None:
         if self.config.roots not in ("exit", "union") or not self.config.root_budget:
@@ -92,8 +93,11 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return self._decode(batch, on_publish, grammar_barrier)
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
+        # SGLang does not tell of requests that end at their prefill, or while they wait for another.
+        self._close([rid for rid, req in self._prefilled.items() if req.finished()])
         for req in batch.reqs:  # the draft prefills while the target does
             self._client.open(req.rid, _tokens_of(req))
+            self._prefilled[req.rid] = req
         result = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors)
         result.new_seq_lens = batch.seq_lens
         if on_publish is not None:
@@ -212,7 +216,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     # ---- what SGLang tells us
 
     def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:  # noqa: ARG002 - SGLang's form
-        self._client.close([rid])
+        self._close([rid])
+
+    def _close(self, rids: list[str]) -> None:
+        for rid in rids:
+            self._prefilled.pop(rid, None)
+        self._client.close(rids)
 
     def clear_cache_pool(self) -> None:
         """SGLang drops its caches; nothing that the draft holds outlives a request anyway."""
