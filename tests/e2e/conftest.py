@@ -1,0 +1,48 @@
+"""Fixtures that start real servers, a few, shared by the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sglang_mirror.bench.pair import embedded_pair
+from sglang_mirror.bench.server import Server
+from tests.e2e.fleet import LOGS, Fleet
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """All servers; at the end none of their processes may be left."""
+    pair = embedded_pair()
+    if not (pair.target / "config.json").is_file():
+        pytest.fail(f"no pair at {pair.target.parent}; MIRROR_TEST_PAIR may name another folder")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    servers = Fleet(pair)
+    try:
+        yield servers
+    finally:
+        left = servers.stop_all()
+    assert not left, f"processes left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def plain_server(fleet: Fleet) -> Server:
+    return fleet.plain()
+
+
+@pytest.fixture(scope="session")
+def mirror_server(fleet: Fleet, plain_server: Server) -> Server:  # noqa: ARG001 - one starts after the other
+    return fleet.mirror(trace=LOGS / "mirror.jsonl")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows the last lines of its servers' logs."""
+    outcome: Any = yield
+    result = outcome.get_result()
+    fleet_ = getattr(item, "funcargs", {}).get("fleet")
+    if result.failed and fleet_ is not None:
+        for name, tail in fleet_.log_tails().items():
+            result.sections.append((f"log of server {name}", tail))

@@ -1,0 +1,166 @@
+"""Real servers for tests: started once, shared by whoever asks for the same, and gone at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sglang_mirror.bench.arms import CPU, Pair
+from sglang_mirror.bench.client import Completion, complete, complete_all, payload
+from sglang_mirror.bench.pair import ROOT, held_out
+from sglang_mirror.bench.server import Server
+from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
+
+LOGS = ROOT / "out/test-logs"
+GAMMA = 4
+# Shared servers keep the prefix cache and cut prompts into small chunks: both must not show in the text.
+SERVING = ("--chunked-prefill-size", "128", "--sleep-on-idle", "--skip-server-warmup")
+DEADLINE_S = 120.0
+ROOTS = ("exit", "draft", "union", "none")
+
+
+def lockstep_trace(roots: str) -> Path:
+    """Where the lockstep server of that root source writes its steps."""
+    return LOGS / f"lockstep-{roots}.jsonl"
+
+
+def flags(*extra: str, dtype: str = "float32") -> tuple[str, ...]:
+    return (*CPU, "--dtype", dtype, *SERVING, *extra)
+
+
+def mirror_flags(draft: Path | str | None, **settings: Any) -> tuple[str, ...]:
+    """`--mirror-*` flags from settings; a True one is a switch."""
+    words = ["--speculative-algorithm", "mirror", "--speculative-num-steps", str(GAMMA)]
+    if draft is not None:
+        words += ["--speculative-draft-model-path", str(draft)]
+    for name, value in settings.items():
+        words.append("--mirror-" + name.replace("_", "-"))
+        words += [] if value is True else [str(value)]
+    return tuple(words)
+
+
+class Fleet:
+    """Every server that tests have started.
+
+    Args:
+        pair: what they serve.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self._servers: dict[str, Server] = {}
+        self._families: dict[str, list[psutil.Process]] = {}
+
+    def launch(
+        self, name: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None
+    ) -> Server:
+        """Start a server without waiting for it, unless one of that name runs."""
+        if name not in self._servers:
+            server = Server(
+                str(self.pair.target), arguments, log=LOGS / f"{name}.log", environment=environment
+            )
+            self._servers[name] = server.start()
+        return self._servers[name]
+
+    def plain(self) -> Server:
+        return self.launch("plain", flags()).wait()
+
+    def mirror(self, name: str = "mirror", **settings: Any) -> Server:
+        """A server whose draft is the pair's, and that has it."""
+        server = self.launch(name, flags(*mirror_flags(self.pair.draft, **settings))).wait()
+        wait_for(lambda: server.info()["mirror"]["draft"] == "ready")
+        return server
+
+    def lockstep(self, roots: str) -> Server:
+        """A server that waits for every window and branch, so that its hits depend on no clock."""
+        name = f"lockstep-{roots}"
+        if name not in self._servers:
+            lockstep_trace(roots).unlink(missing_ok=True)
+        settings = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
+        return self.mirror(name, roots=roots, trace=lockstep_trace(roots), **settings)
+
+    def stop(self, name: str) -> list[psutil.Process]:
+        """Stop one server; what is left of its family."""
+        server = self._servers.pop(name)
+        members = family(server)
+        server.stop()
+        _, left = psutil.wait_procs(members, timeout=10)
+        return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+
+    def stop_all(self) -> list[psutil.Process]:
+        return [process for name in list(self._servers) for process in self.stop(name)]
+
+    def log_tails(self) -> dict[str, str]:
+        return {name: server.log_tail() for name, server in self._servers.items()}
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """A server's processes, its draft included."""
+    try:
+        parent = psutil.Process(server.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def wait_for(condition: Any, timeout_s: float = DEADLINE_S) -> None:
+    """Wait until `condition()` is true.
+
+    Raises:
+        AssertionError: it is not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s"
+        time.sleep(0.1)
+
+
+def report(server: Server) -> dict[str, Any]:
+    """The `mirror` object of `/server_info`."""
+    found: dict[str, Any] = server.info()["mirror"]
+    return found
+
+
+def generate(server: Server, prompt: str, num_tokens: int = 48, **sampling: Any) -> Completion:
+    return complete(server.url, payload(prompt, num_tokens=num_tokens, **sampling))
+
+
+def generate_all(
+    server: Server, prompts: Sequence[str], num_tokens: int = 48, *, concurrency: int = 1, **sampling: Any
+) -> list[Completion]:
+    bodies = [payload(prompt, num_tokens=num_tokens, **sampling) for prompt in prompts]
+    return complete_all(server.url, bodies, concurrency=concurrency)
+
+
+def texts(answers: Sequence[Completion]) -> list[str]:
+    return [answer.text for answer in answers]
+
+
+def prompts(count: int, *, long: bool = False) -> list[str]:
+    return [prompt.text for prompt in held_out(count, long=long)]
+
+
+@contextlib.contextmanager
+def draft_at(endpoint: str, pair: Pair, **options: Any) -> Iterator[DraftProcess]:
+    """A draft process of our own at an endpoint.
+
+    The kernel ends it with the thread that started it, so a thread of its own keeps it.
+    """
+    process = DraftProcess(DraftCommand(model=str(pair.draft), endpoint=endpoint, **options))
+    with ThreadPoolExecutor(1) as keeper:
+        keeper.submit(process.start).result()
+        try:
+            yield process
+        finally:
+            process.stop(5.0)
+
+
+def child_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

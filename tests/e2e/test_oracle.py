@@ -1,0 +1,77 @@
+"""The oracle: core's simulator with the same models gives the engine's windows, outcomes and hits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from sglang_mirror.bench.client import complete
+from sglang_mirror.bench.law import read_trace
+from sglang_mirror.bench.server import Server
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.simulator import Models, Step, simulate
+from sglang_mirror.core.verify import Outcome
+from tests.e2e.fleet import GAMMA, ROOTS, Fleet, lockstep_trace, prompts
+from tests.e2e.reference import reference_models
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+NUM_TOKENS = 48
+DEFAULTS = MirrorConfig()
+
+
+@pytest.fixture(scope="module")
+def models(fleet: Fleet) -> Models:
+    return reference_models(fleet.pair, kappa=DEFAULTS.kappa)
+
+
+@pytest.fixture(scope="module")
+def token_ids(fleet: Fleet) -> list[list[int]]:
+    """Four prompts, short ones: the simulator computes every prefix anew."""
+    tokenizer = AutoTokenizer.from_pretrained(fleet.pair.target)
+    return sorted((tokenizer.encode(prompt) for prompt in prompts(24)), key=len)[:4]
+
+
+def steps_of_engine(server: Server, trace: Path, tokens: list[int], rid: str) -> list[Step]:
+    """The engine's own account of one request."""
+    parameters = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    complete(server.url, {"rid": rid, "input_ids": tokens, "sampling_params": parameters})
+    return [_step(line) for line in read_trace(trace)[rid]]
+
+
+def _step(line: dict[str, Any]) -> Step:
+    committed = line["committed"]
+    return Step(
+        committed_len=line["committed_len"],
+        window=tuple(line["window"] or ()),
+        outcome=Outcome(len(committed) - 1, committed[-1]),
+        num_accepted=len(committed) - 1,
+        source=line["source"],
+    )
+
+
+@pytest.mark.parametrize("roots", ROOTS)
+def test_engine_does_what_the_simulator_says(
+    fleet: Fleet, models: Models, token_ids: list[list[int]], roots: Any
+) -> None:
+    server = fleet.lockstep(roots)
+    hits = 0
+    for number, tokens in enumerate(token_ids):
+        wanted = list(
+            simulate(
+                models,
+                tokens,
+                num_tokens=NUM_TOKENS,
+                gamma=GAMMA,
+                kappa=DEFAULTS.kappa,
+                mode=roots,
+                budget=DEFAULTS.root_budget,
+            )
+        )
+        found = steps_of_engine(server, lockstep_trace(roots), tokens, f"oracle-{roots}-{number}")
+        assert found == wanted
+        hits += sum(step.source is not None for step in wanted)
+    assert (hits > 0) == (roots != "none")
