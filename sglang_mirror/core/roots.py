@@ -91,12 +91,12 @@ def choose_roots(
         taken: outcomes (node, token) that have a branch already.
     """
     covered = set(taken)
-    roots = [
-        Root(node, token, reach_logprobs[node] + logprob)
+    children = [window.child_tokens(node) for node in range(len(window))]
+    # Ties break by position, so that two machines with the same numbers choose the same roots.
+    ranked = sorted(
+        (-(reach_logprobs[node] + logprob), node, token)
         for node, options in enumerate(candidates)
         for token, logprob in zip(options.tokens, options.logprobs, strict=True)
-        if token not in window.child_tokens(node) and (node, token) not in covered
-    ]
-    # Ties break by position, so that two machines with the same numbers choose the same roots.
-    roots.sort(key=lambda root: (-root.value, root.node, root.token))
-    return roots[: max(budget, 0)]
+        if token not in children[node] and (node, token) not in covered
+    )
+    return [Root(node, token, -cost) for cost, node, token in ranked[: max(budget, 0)]]

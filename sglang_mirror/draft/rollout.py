@@ -112,7 +112,8 @@ class Rollout:
             self._choose(self._signal, self._total - len(self.branches), "exit")
             self._chosen[2] = True
         for branch in self.branches.values():
-            branch.chain.extend()
+            if not branch.sent:
+                branch.chain.extend()
 
     def tips(self) -> Iterator[Node]:
         """The nodes to compute next, the most urgent first."""

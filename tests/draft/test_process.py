@@ -142,7 +142,8 @@ def test_dies_with_its_parent(model: str, tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import sys, time
         from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
-        process = DraftProcess(DraftCommand(model={model!r}, endpoint="ipc://{tmp_path}/d", backend="scripted"))
+        command = DraftCommand(model={model!r}, endpoint="ipc://{tmp_path}/d", backend="scripted")
+        process = DraftProcess(command)
         process.start()
         print(process.pid, flush=True)
         time.sleep(60)
