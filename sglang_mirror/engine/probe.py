@@ -12,7 +12,9 @@ from sglang_mirror.protocol.messages import VERSION, Hello, Ready, Refused
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
 
 # A draft that is there answers between two forwards; one that is not there yet may come later.
-ANSWER_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 4.0
+# Who listens there but has said no word of ZeroMQ by then is no draft: a web server waits for us to speak.
+HANDSHAKE_MS = 2500
 POLL_MS = 50
 
 
@@ -42,7 +44,7 @@ def endpoint_objections(config: MirrorConfig, *, gamma: int, target: str) -> lis
     try:
         said = hello(config, gamma=gamma, target=target)
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
-        with TargetChannel(endpoint, curve_dir=curve_dir) as channel:
+        with TargetChannel(endpoint, curve_dir=curve_dir, handshake_ms=HANDSHAKE_MS) as channel:
             return [f"--mirror-draft-endpoint {endpoint}: {reason}" for reason in _ask(channel, said)]
     except MirrorError as error:
         return [f"--mirror-draft-endpoint {endpoint}: {error}"]

@@ -17,6 +17,8 @@ from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
 
 # Messages queued for a peer that does not read; a step says three, so this is minutes of silence.
 HIGH_WATER_MARK = 4096
+# ZeroMQ's own default: a draft that is stopped or swapped out must not be taken for a stranger.
+HANDSHAKE_MS = 30_000
 
 
 class _Channel:
@@ -47,14 +49,18 @@ class TargetChannel(_Channel):
     Args:
         endpoint: where the draft process is bound.
         curve_dir: folder with CURVE keys, for `tcp://`.
+        handshake_ms: how long what answers may take to prove that it speaks ZeroMQ.
     """
 
-    def __init__(self, endpoint: str, *, curve_dir: Path | None = None) -> None:
+    def __init__(
+        self, endpoint: str, *, curve_dir: Path | None = None, handshake_ms: int = HANDSHAKE_MS
+    ) -> None:
         super().__init__(zmq.DEALER)
         self._codec = target_codec()
         self._lock = threading.Lock()
         # Nothing is queued for a draft that is not there: a restarted one must not meet old requests.
         self._socket.immediate = True
+        self._socket.handshake_ivl = handshake_ms
         if curve_dir is not None:
             secure_target(self._socket, curve_dir)
         self._failures = self._socket.get_monitor_socket(
