@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve test check clean
+.PHONY: install demo serve results test check clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,15 @@ demo: install  ## mirror, the same draft run serially, and plain decoding side b
 
 serve: install  ## a server on port 30000 that decodes by mirror
 	$(BIN)/python -m sglang_mirror.bench.serve
+
+results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
+	mkdir -p docs/results
+	$(BIN)/python -m sglang_mirror.bench.demo --out docs/results/demo.json
+	$(BIN)/python -m sglang_mirror.bench.demo --prompts 16 --repeats 5 --all-cores --out docs/results/speed.json
+	$(BIN)/python -m sglang_mirror.bench.identity --out docs/results/identity.json
+	$(BIN)/python -m sglang_mirror.bench.identity --dtype bfloat16 --out docs/results/identity-bfloat16.json
+	$(BIN)/python -m sglang_mirror.bench.law --out docs/results/law.json
+	$(BIN)/python -m sglang_mirror.bench.results
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,0 +1,147 @@
+"""`python -m sglang_mirror.bench.results`: docs/results.md from the JSON files beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sglang_mirror.bench.pair import ROOT
+
+FOLDER = ROOT / "docs/results"
+PAGE = ROOT / "docs/results.md"
+HEAD = """# Results
+
+Generated from the JSON files in docs/results by `python -m sglang_mirror.bench.results`; do not edit.
+`make results` measures everything anew. Ratios are of runs side by side: the arms' servers stand next to
+each other and take turns; medians over the repeats, lowest and highest in brackets.
+"""
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _origin(content: dict[str, Any]) -> str:
+    where = content["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    changed = " with uncommitted changes" if where["uncommitted"] else ""
+    return (
+        f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
+        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}.\n"
+    )
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _spread(values: dict[str, float], low: str, high: str, digits: int) -> str:
+    return f"{values['median']:.{digits}f} ({values[low]:.{digits}f} to {values[high]:.{digits}f})"
+
+
+def speed(content: dict[str, Any]) -> str:
+    """Arms side by side: speed, acceptance, hits, and where a step's time goes."""
+
+    def row(result: dict[str, Any]) -> list[str]:
+        hits, step = result["hit_rate"] or {}, result["step_ms"] or {}
+        return [
+            result["arm"],
+            _spread(result["tokens_per_s"], "min", "max", 1),
+            _spread(result["speedup"], "low", "high", 2),
+            _number(result["accept_len"]),
+            *(_number(hits.get(source)) for source in ("all", "draft", "exit")),
+            _number(result["hidden_fraction"]),
+            *(_number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
+            f"{result['text_equal']:.0%}",
+        ]
+
+    head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "by draft", "by exit"]
+    head += ["hidden", "target ms", "draft exposed ms", "rendezvous ms", "same text"]
+    first = content["results"][0]
+    facts = (
+        f"{first['num_prompts']} prompts, temperature {first['temperature']:g}, "
+        f"concurrency {first['concurrency']}; times are of one step."
+    )
+    ratio = _against_serial(content["results"])
+    return "\n".join([_origin(content), facts, ratio, "", _table(head, map(row, content["results"]))])
+
+
+def _against_serial(results: Sequence[dict[str, Any]]) -> str:
+    speeds = {result["arm"]: result["tokens_per_s"]["median"] for result in results}
+    if not {"mirror", "serial"} <= speeds.keys():
+        return ""
+    return f"Mirror against the same draft run serially: {speeds['mirror'] / speeds['serial']:.2f}x."
+
+
+def identity(content: dict[str, Any]) -> str:
+    """Share of prompts whose text is plain decoding's."""
+
+    def row(result: dict[str, Any]) -> list[str]:
+        return [
+            result["arm"],
+            result["dtype"],
+            str(result["concurrency"]),
+            f"{result['identical']} of {result['num_prompts']}",
+            f"{result['tokens_before_divergence_share']:.2%}",
+            _number(result.get("accept_len")),
+            _number(result.get("hit_rate")),
+        ]
+
+    head = ["arm", "dtype", "concurrency", "identical texts", "tokens before a divergence"]
+    head += ["accepted length", "hit rate"]
+    return "\n".join([_origin(content), _table(head, map(row, content["results"]))])
+
+
+def law(content: dict[str, Any]) -> str:
+    """Chi-square of sampled tokens against the target's exact law."""
+
+    def rows() -> Iterator[list[str]]:
+        for result in content["results"]:
+            groups = result["groups"]
+            for group, found in groups.items():
+                yield [
+                    result["arm"],
+                    result["setting"],
+                    group,
+                    *(f"{found[test]['p_value']:.3g}" for test in ("slice", "quantile")),
+                    str(found["num_tokens"]),
+                ]
+
+    head = ["arm", "setting", "tokens from", "p, slice", "p, quantiles", "tokens"]
+    return "\n".join([_origin(content), _table(head, rows())])
+
+
+SECTIONS = (
+    ("demo.json", "make demo", speed),
+    ("speed.json", "Speed, one core each", speed),
+    ("identity.json", "The same text at temperature 0, float32", identity),
+    ("identity-bfloat16.json", "Divergence in bfloat16", identity),
+    ("law.json", "The law at temperature 1", law),
+)
+
+
+def page(folder: Path) -> str:
+    """The whole page, from the files that are there."""
+    parts = [HEAD]
+    for name, title, section in SECTIONS:
+        path = folder / name
+        if path.is_file():
+            parts.append(f"## {title}\n\n{section(json.loads(path.read_text(encoding='utf-8')))}\n")
+    notes = folder / "notes.md"
+    if notes.is_file():
+        parts.append(notes.read_text(encoding="utf-8"))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page."""
+    PAGE.write_text(page(FOLDER), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
