@@ -1,0 +1,245 @@
+"""The target's side of the line: what it says, what it drops, and how it loses and regains its draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.engine.draft_client import DraftClient
+from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.request import Request
+from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
+from sglang_mirror.protocol.liveness import Peer
+from sglang_mirror.protocol.messages import Beat, Close, Commit, Failed, Hello, Open, Refused, Stamp
+from tests.engine.line import HELLO, READY, Line, ScriptedPeer, branch, window
+
+PROMPT = [5, 6, 7]
+
+
+@pytest.fixture
+def make_line(tmp_path: Path) -> Iterator[Callable[[float], Line]]:
+    channels: list[TargetChannel | DraftChannel] = []
+
+    def make(lost_after_s: float) -> Line:
+        bound = DraftChannel(f"ipc://{tmp_path}/draft")
+        connected = TargetChannel(bound.endpoint)
+        channels.extend((connected, bound))
+        client = DraftClient(connected, HELLO, lost_after_s=lost_after_s, counters=Counters())
+        return Line(client, ScriptedPeer(bound))
+
+    yield make
+    for channel in channels:
+        channel.close()
+
+
+@pytest.fixture
+def line(make_line: Callable[[float], Line]) -> Line:
+    """A line whose ends have met."""
+    found = make_line(60.0)
+    found.meet()
+    return found
+
+
+@pytest.fixture
+def request_(line: Line) -> Request:
+    """A request with one token after its prompt and the window (8; 1, 2)."""
+    line.client.open("a", PROMPT)
+    line.peer.hear(Open)
+    request = line.client.committed("a", [*PROMPT, 8])
+    line.peer.hear(Commit)
+    line.peer.say(window(request.stamp, 1, 2))
+    line.client.collect([request], 5000)
+    return request
+
+
+def commit(line: Line, request: Request, node: int, *tokens: int) -> bool:
+    """Whether the outcome hit."""
+    [found] = line.client.commit([(request, CoreOutcome(node, tokens[-1]), list(tokens))])
+    return found is not None
+
+
+def test_ready(line: Line) -> None:
+    assert line.client.draft == READY
+    assert line.client.counters.connections == 1
+
+
+def test_nothing_is_sent_before_the_draft_is_ready(make_line: Callable[[float], Line]) -> None:
+    line = make_line(60.0)
+    line.client.open("a", PROMPT)
+    request = line.client.committed("a", [*PROMPT, 8])
+    line.client.collect([request], 5000)  # and nobody waits for what cannot come
+    assert request.window is None
+    line.meet()
+    assert line.client.committed("a", [*PROMPT, 8]) is request
+    opened = line.peer.hear(Open)
+    assert opened.tokens == (*PROMPT, 8)
+    assert opened.window
+
+
+def test_prompt_then_first_token(line: Line) -> None:
+    line.client.open("a", PROMPT)
+    opened = line.peer.hear(Open)
+    assert (opened.tokens, opened.window, opened.rid) == (tuple(PROMPT), False, "a")
+    request = line.client.committed("a", [*PROMPT, 8])
+    [outcome] = line.peer.hear(Commit).outcomes
+    assert (outcome.tokens, outcome.hit, outcome.stamp) == ((8,), False, request.stamp)
+    assert line.client.is_current(request, 4)
+
+
+def test_opening_twice_says_it_once(line: Line) -> None:
+    """A prompt prefilled in chunks passes by several times."""
+    line.client.open("a", PROMPT)
+    line.peer.hear(Open)
+    line.client.open("a", PROMPT)
+    assert line.peer.hears_nothing(Open)
+
+
+def test_window_is_collected(request_: Request) -> None:
+    assert request_.window is not None
+    assert request_.window.tokens == (8, 1, 2)
+
+
+def test_hit(line: Line, request_: Request) -> None:
+    line.peer.say(branch(request_.stamp, 1, 9, 3, 4))
+    line.until(lambda: line.client.counters.branches == 1)
+    assert commit(line, request_, 1, 1, 9)
+    assert request_.window is not None
+    assert request_.window.tokens == (9, 3, 4)
+    [outcome] = line.peer.hear(Commit).outcomes
+    assert (outcome.tokens, outcome.hit, outcome.stamp.committed_len) == ((1, 9), True, 6)
+
+
+def test_miss(line: Line, request_: Request) -> None:
+    line.peer.say(branch(request_.stamp, 1, 9, 3, 4))
+    line.until(lambda: line.client.counters.branches == 1)
+    assert not commit(line, request_, 1, 1, 10)
+    assert request_.window is None
+    assert not line.peer.hear(Commit).outcomes[0].hit
+
+
+def test_stale_branches_are_dropped(line: Line, request_: Request) -> None:
+    before = request_.stamp
+    commit(line, request_, 0, 10)
+    line.peer.say(branch(before, 0, 11, 3, 4))
+    line.peer.say(branch(Stamp(request_.number, request_.generation - 1, 5), 0, 11, 3, 4))
+    line.peer.say(branch(Stamp(99, 1, 5), 0, 11, 3, 4))
+    line.until(lambda: line.client.counters.stale_branches == 3)
+    assert not commit(line, request_, 0, 11)
+    assert line.client.counters.branches == 0
+
+
+def test_stale_windows_are_dropped(line: Line, request_: Request) -> None:
+    before = request_.stamp
+    commit(line, request_, 0, 10)
+    line.peer.say(window(before, 3, 4))
+    line.peer.say(window(Stamp(request_.number, 9, 5), 3, 4))
+    line.peer.say(window(request_.stamp, 5, 6))
+    line.until(lambda: request_.window is not None)
+    assert request_.window is not None
+    assert request_.window.tokens == (10, 5, 6)
+
+
+def test_patience_ends_and_comes_back(line: Line, request_: Request) -> None:
+    commit(line, request_, 0, 10)
+    line.client.collect([request_], 30)
+    assert not request_.patient
+    line.client.collect([request_], 60_000)  # returns at once
+    late = request_.stamp
+    commit(line, request_, 0, 11)
+    line.peer.say(window(late, 3, 4))
+    line.until(lambda: request_.patient)
+    assert request_.window is None
+
+
+def test_closed_requests_are_forgotten(line: Line, request_: Request) -> None:
+    line.client.close(["a", "unknown"])
+    assert line.peer.hear(Close).requests == (request_.number,)
+    assert line.client.num_requests == 0
+    line.peer.say(window(request_.stamp, 3, 4))
+    line.peer.say(Beat(0, busy_ms=5.0))
+    line.until(lambda: line.client.counters.busy_ms == 5.0)
+    assert line.client.committed("a", PROMPT) is not request_
+
+
+def test_a_request_that_begins_again_is_opened_again(line: Line, request_: Request) -> None:
+    """Retracted, it comes back with what it had: nothing to say. With another text: a new generation."""
+    line.client.open("a", [*PROMPT, 8])
+    assert line.peer.hears_nothing(Open)
+    line.client.open("a", [1, 2])
+    opened = line.peer.hear(Open)
+    assert opened.stamp.generation == 2
+    assert request_.window is None
+
+
+def test_a_silent_draft_is_lost_and_won_back(make_line: Callable[[float], Line]) -> None:
+    line = make_line(0.2)
+    line.meet()
+    line.client.open("a", PROMPT)
+    request = line.client.committed("a", [*PROMPT, 8])
+    line.tick_until(Peer.LOST)
+    line.client.collect([request], 60_000)  # returns at once
+    commit(line, request, 0, 9)  # and goes on without it
+    line.meet()
+    assert line.client.counters.connections == 2
+    assert not line.client.is_current(request, 5)
+    assert line.client.committed("a", [*PROMPT, 8, 9]) is request
+    opened = line.peer.hear(Open)  # the first one went by while they met again
+    assert opened.tokens == (*PROMPT, 8, 9)
+    assert opened.window
+    assert opened.stamp.generation == 2
+
+
+def test_what_a_lost_draft_still_says_is_not_believed(make_line: Callable[[float], Line]) -> None:
+    line = make_line(0.2)
+    line.meet()
+    line.client.open("a", PROMPT)
+    request = line.client.committed("a", [*PROMPT, 8])
+    line.tick_until(Peer.LOST)
+    line.peer.say(Beat(1, busy_ms=9.0))
+    line.until(lambda: line.client.counters.busy_ms == 9.0)
+    assert line.client.peer is Peer.LOST
+    assert request.window is None
+
+
+def test_a_request_given_up_twice_is_not_asked_again(line: Line) -> None:
+    line.client.open("a", PROMPT)
+    request = line.client.committed("a", [*PROMPT, 8])
+    line.peer.hear(Open)
+    line.peer.say(Failed(request.stamp, "too long"))
+    line.until(lambda: request.failures == 1)
+    line.client.committed("a", [*PROMPT, 8])
+    assert line.peer.hear(Open).stamp.generation == 2
+    line.peer.say(Failed(request.stamp, "too long"))
+    line.until(lambda: request.failures == 2)
+    line.client.committed("a", [*PROMPT, 8, 9])
+    assert line.peer.hears_nothing(Open)
+    line.client.collect([request], 60_000)  # returns at once
+
+
+def test_refused_for_good(make_line: Callable[[float], Line]) -> None:
+    line = make_line(60.0)
+    assert _hello(line) == HELLO
+    line.peer.say(Refused(1, ("other words", "other version")))
+    line.tick_until(Peer.REFUSED)
+    assert line.client.refusal == "other words; other version"
+    line.peer.hears_nothing(Hello)  # what was under way
+    line.client.tick()
+    assert line.peer.hears_nothing(Hello)
+
+
+def _hello(line: Line) -> Hello:
+    while (received := line.peer.channel.receive(20)) is None:
+        line.client.tick()
+    line.peer.target, message = received
+    assert isinstance(message, Hello)
+    return message
+
+
+def test_nonsense_is_refused(line: Line) -> None:
+    line.peer.channel._socket.send_multipart([line.peer.target, b"\xc1 nonsense"])
+    line.tick_until(Peer.REFUSED)
+    assert line.client.refusal is not None
+    assert "is the peer sglang-mirror" in line.client.refusal

@@ -1,0 +1,135 @@
+"""SGLang's settings: what mirror takes over, fills in and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_mirror.engine import settings
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test exports is gone after it."""
+    for name in list(os.environ):
+        if name.startswith("SGLANG_MIRROR_"):
+            monkeypatch.delenv(name)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[str, str]:
+    """Folders with what settings look at: the number of layers and the tokenizer."""
+    for name in ("target", "draft"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 4}), encoding="utf-8")
+        tokenizer = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return str(tmp_path / "target"), str(tmp_path / "draft")
+
+
+def arguments(models: tuple[str, str], **changed: Any) -> SimpleNamespace:
+    values: dict[str, Any] = {
+        "model_path": models[0],
+        "speculative_algorithm": "mirror",
+        "speculative_draft_model_path": models[1],
+        "speculative_num_steps": None,
+        "speculative_eagle_topk": None,
+        "speculative_num_draft_tokens": None,
+        "max_running_requests": None,
+        "disable_overlap_schedule": False,
+    }
+    return SimpleNamespace(**{**values, **changed})
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("mirror", True), ("MIRROR", True), (None, False), ("eagle", False)]
+)
+def test_asked_for(models: tuple[str, str], name: str | None, asked: bool) -> None:
+    assert settings.asked_for(arguments(models, speculative_algorithm=name)) is asked
+
+
+def test_adopt_fills_in_and_takes_the_draft_over(models: tuple[str, str]) -> None:
+    args = arguments(models)
+    settings.adopt(args)
+    settings.adopt(args)
+    assert args.speculative_draft_model_path is None
+    assert os.environ["SGLANG_MIRROR_DRAFT_MODEL"] == models[1]
+    assert (args.speculative_num_steps, args.speculative_eagle_topk, args.speculative_num_draft_tokens) == (
+        5,
+        1,
+        6,
+    )
+    assert args.max_running_requests == 48
+    assert args.disable_overlap_schedule
+
+
+def test_adopt_keeps_what_was_asked_for(models: tuple[str, str]) -> None:
+    args = arguments(models, speculative_num_steps=3, max_running_requests=4)
+    settings.adopt(args)
+    assert (args.speculative_num_steps, args.speculative_num_draft_tokens, args.max_running_requests) == (
+        3,
+        4,
+        4,
+    )
+
+
+def test_nothing_to_object_to(models: tuple[str, str]) -> None:
+    assert settings.problems(arguments(models)) == []
+    assert settings.problems(arguments(models, speculative_num_steps=3, speculative_num_draft_tokens=4)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"enable_lora": True}, "--enable-lora True"),
+        ({"lora_paths": ["x"]}, "--lora-paths"),
+        ({"pp_size": 2}, "--pp-size 2"),
+        ({"tp_size": 2}, "--tp-size 2"),
+        ({"enable_dp_attention": True}, "--enable-dp-attention"),
+        ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
+        ({"enable_torch_compile": True}, "--enable-torch-compile"),
+        ({"speculative_use_rejection_sampling": True}, "--speculative-use-rejection-sampling"),
+        ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),
+        ({"speculative_num_steps": 0}, "--speculative-num-steps 0"),
+        ({"speculative_eagle_topk": 2}, "--speculative-eagle-topk 2"),
+        ({"speculative_num_draft_tokens": 9}, "--speculative-num-draft-tokens 9"),
+        ({"speculative_draft_model_path": None}, "--speculative-draft-model-path is missing"),
+        ({"speculative_draft_model_path": "/nowhere"}, "no such model folder"),
+    ],
+)
+def test_one_objection(models: tuple[str, str], changed: dict[str, Any], words: str) -> None:
+    [reason] = settings.problems(arguments(models, **changed))
+    assert words in reason
+
+
+@pytest.mark.parametrize("layer", [4, 9])
+def test_exit_layer(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, layer: int) -> None:
+    monkeypatch.setenv("SGLANG_MIRROR_EXIT_LAYER", str(layer))
+    [reason] = settings.problems(arguments(models))
+    assert f"--mirror-exit-layer {layer}" in reason
+    assert "give 1 to 3" in reason
+
+
+def test_another_vocabulary(models: tuple[str, str]) -> None:
+    tokenizer = {"model": {"vocab": {"a": 1, "b": 0}}, "added_tokens": []}
+    (Path(models[1]) / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    [reason] = settings.problems(arguments(models))
+    assert "share the target's tokenizer" in reason
+
+
+def test_all_objections_at_once(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_MIRROR_KAPPA", "0")
+    monkeypatch.setenv("SGLANG_MIRROR_NONSENSE", "0")
+    reasons = settings.problems(arguments(models, enable_lora=True, pp_size=2, speculative_eagle_topk=4))
+    assert len(reasons) == 4
