@@ -60,7 +60,7 @@ class DraftCommand:
 
 def restart_pause_s(num_failures: int) -> float:
     """Seconds to wait before the next start, after so many short lives in a row (1 or more)."""
-    return min(FIRST_PAUSE_S * 2.0 ** (num_failures - 1), LONGEST_PAUSE_S)
+    return min(FIRST_PAUSE_S * 2.0 ** min(num_failures - 1, 60), LONGEST_PAUSE_S)
 
 
 class DraftProcess:

@@ -1,0 +1,152 @@
+"""Sockets between two ends in one process: what arrives, what is dropped, and who may enter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq
+
+from sglang_mirror.errors import ProtocolError, SettingsError
+from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
+from sglang_mirror.protocol.endpoint import endpoint_problems, make_keys, private_ipc_endpoint
+from sglang_mirror.protocol.messages import Beat, Close
+
+WAIT_S = 5.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def converse(draft: DraftChannel, target: TargetChannel) -> None:
+    until(lambda: target.send(Close((1,))))
+    received = draft.receive(int(WAIT_S * 1000))
+    assert received is not None
+    identity, message = received
+    assert message == Close((1,))
+    draft.send(identity, Beat(1, 2.0))
+    assert target.receive(int(WAIT_S * 1000)) == Beat(1, 2.0)
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/d"
+
+
+def test_both_ways_over_ipc(endpoint: str) -> None:
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        converse(draft, target)
+        assert target.receive() is None
+        assert draft.receive() is None
+
+
+def test_nothing_is_queued_for_a_draft_that_is_not_there(endpoint: str) -> None:
+    with TargetChannel(endpoint) as target:
+        assert not target.send(Close((1,)))
+        with DraftChannel(endpoint) as draft:
+            until(lambda: target.send(Close((2,))))
+            received = draft.receive(1000)
+            assert received is not None
+            assert received[1] == Close((2,))
+
+
+def test_a_restarted_draft_is_found_again(endpoint: str) -> None:
+    with TargetChannel(endpoint) as target:
+        for _ in range(2):
+            with DraftChannel(endpoint) as draft:
+                converse(draft, target)
+            until(lambda: not target.send(Close(())))
+
+
+def test_a_target_that_has_gone_is_no_error(endpoint: str) -> None:
+    with DraftChannel(endpoint) as draft:
+        draft.send(b"nobody", Beat(0, 0.0))
+
+
+def test_garbage_names_its_sender_and_spoils_nothing(endpoint: str) -> None:
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        converse(draft, target)
+        target._socket.send(b"\xc1")
+        with pytest.raises(ProtocolError, match=r"target [0-9a-f]+: not a message"):
+            draft.receive(1000)
+        converse(draft, target)
+
+
+def test_keys(tmp_path: Path) -> None:
+    keys, others = tmp_path / "keys", tmp_path / "others"
+    make_keys(keys)
+    make_keys(others)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in keys.glob("*.key_secret"))
+    with pytest.raises(SettingsError, match=r"exists; remove it"):
+        make_keys(keys)
+    with DraftChannel("tcp://127.0.0.1:*", curve_dir=keys) as draft:
+        with TargetChannel(draft.endpoint, curve_dir=keys) as target:
+            converse(draft, target)
+        with TargetChannel(draft.endpoint, curve_dir=others) as stranger:
+            until(stranger.handshake_failed)
+            assert not stranger.send(Close((1,)))
+        with TargetChannel(draft.endpoint) as bare:
+            time.sleep(0.1)
+            assert draft.receive(200) is None
+            assert not bare.send(Close((1,)))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "keys", "insecure", "said"),
+    [
+        ("ipc:///tmp/d", False, False, []),
+        ("ipc://", False, False, ["names no path"]),
+        ("http://x", False, False, ["give ipc://PATH or tcp://HOST:PORT"]),
+        ("tcp://host:99", False, True, []),
+        ("tcp://host:99", True, False, []),
+        ("tcp://host:99", False, False, ["open to everyone"]),
+        ("tcp://host", False, True, ["needs HOST:PORT"]),
+        ("tcp://host:70000", False, False, ["needs HOST:PORT", "open to everyone"]),
+    ],
+)
+def test_endpoint_problems(
+    endpoint: str, keys: bool, insecure: bool, said: list[str], tmp_path: Path
+) -> None:
+    if keys:
+        make_keys(tmp_path / "keys")
+    curve_dir = tmp_path / "keys" if keys else None
+    problems = endpoint_problems(endpoint, curve_dir=curve_dir, insecure_tcp=insecure)
+    assert len(problems) == len(said)
+    assert all(part in problem for part, problem in zip(said, problems, strict=True))
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    problems = endpoint_problems("tcp://h:1", curve_dir=tmp_path, insecure_tcp=False)
+    assert [Path(problem.split()[3]).name for problem in problems] == ["draft.key", "target.key"]
+
+
+def test_private_endpoint() -> None:
+    endpoint, folder = private_ipc_endpoint()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        converse(draft, target)
+    for left in folder.iterdir():
+        left.unlink()
+    folder.rmdir()
+
+
+def test_an_endpoint_that_cannot_be_bound(tmp_path: Path) -> None:
+    with pytest.raises(zmq.ZMQError):
+        DraftChannel(f"ipc://{tmp_path}/no/such/folder")
+
+
+def test_messages_keep_their_order(endpoint: str) -> None:
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        converse(draft, target)
+        for number in range(200):
+            assert target.send(Close((number,)))
+        for number in range(200):
+            received = draft.receive(1000)
+            assert received is not None
+            assert received[1] == Close((number,))

@@ -1,0 +1,77 @@
+"""Every message survives the wire; what is no message is refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_mirror.errors import ProtocolError
+from sglang_mirror.protocol import codec as codec_module
+from sglang_mirror.protocol import messages as m
+from sglang_mirror.protocol.codec import Codec, draft_codec, target_codec
+
+STAMP = m.Stamp(3, 1, 40)
+FROM_TARGET = [
+    m.Hello(1, "v", 5, 1, 8, "union", 12, 100, "t"),
+    m.Open(STAMP, "r", (1, 2, 3), True),
+    m.Commit((m.Outcome(STAMP, (4, 5), True), m.Outcome(STAMP, (6,), False))),
+    m.Signal((m.ExitCandidates(STAMP, ((1, 2), (3, 4)), ((-0.5, -1.5), (-0.25, -2.0))),)),
+    m.Close((3, 4)),
+]
+FROM_DRAFT = [
+    m.Ready(1, "v", "d", 77, "cpu", 2000),
+    m.Refused(1, ("a", "b")),
+    m.FreshWindow(STAMP, (1, 2), (0, 1), 1.5),
+    m.Branches(STAMP, (m.RolledOut(0, 9, "draft", (1, 2), (0, 1)),), 1, 2.5),
+    m.Branches(STAMP, (), 2, 2.5),
+    m.Failed(STAMP, "why"),
+    m.Beat(2, 9.0),
+]
+NOT_OURS = [b"", b"\x00", b"\xc1", b"GET / HTTP/1.1\r\n", msgspec.msgpack.encode(["hello"]), b"\x91\xa5\xff\xff\xff\xff\xff"]  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("message", FROM_TARGET, ids=lambda each: type(each).__name__)
+def test_from_target(message: m.Message) -> None:
+    assert draft_codec().decode(target_codec().encode(message)) == message
+    with pytest.raises(ProtocolError):
+        target_codec().decode(target_codec().encode(message))
+
+
+@pytest.mark.parametrize("message", FROM_DRAFT, ids=lambda each: type(each).__name__)
+def test_from_draft(message: m.Message) -> None:
+    assert target_codec().decode(draft_codec().encode(message)) == message
+    with pytest.raises(ProtocolError):
+        draft_codec().decode(draft_codec().encode(message))
+
+
+@pytest.mark.parametrize("codec", [draft_codec(), target_codec()], ids=["draft", "target"])
+@pytest.mark.parametrize("data", NOT_OURS)
+def test_what_is_no_message_is_refused(codec: Codec[m.Message], data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not a message of this protocol"):
+        codec.decode(data)
+
+
+@given(data=st.binary(max_size=200))
+def test_no_bytes_break_the_decoder(data: bytes) -> None:
+    for codec in (draft_codec(), target_codec()):
+        with contextlib.suppress(ProtocolError):
+            assert isinstance(codec.decode(data), m.Message)
+
+
+@given(data=st.data())
+def test_a_flipped_byte_is_refused_or_a_message(data: st.DataObject) -> None:
+    message = data.draw(st.sampled_from(FROM_TARGET))
+    raw = bytearray(draft_codec().encode(message))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ProtocolError):
+        assert isinstance(draft_codec().decode(bytes(raw)), m.Message)
+
+
+def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "MAX_MESSAGE_BYTES", 10)
+    with pytest.raises(ProtocolError, match="a message of 11 bytes; at most 10"):
+        draft_codec().decode(b"x" * 11)
