@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sglang_mirror_patches import flags, server_info
+from sglang_mirror_patches import flags, penalties, server_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ SEAMS = (
         why="`mirror` belongs at the top of /server_info, whose route cannot be hooked",
         since="0.5.17",
         remove_when="as above",
+    ),
+    Seam(
+        target="sglang.srt.speculative.eagle_utils.eagle_sample",
+        kind="AROUND",
+        hook=penalties.around_eagle_sample,
+        why="verification counts one said token a step and shows every node the same: the text would differ",
+        since="0.5.21",
+        remove_when="SGLang's verification penalises node by node",
     ),
 )
 
