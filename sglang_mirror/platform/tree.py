@@ -9,12 +9,22 @@ root being node 0. Links are as SGLang keeps them: `retrieve_index` numbers the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
 FULL_MASK, QLEN_ONLY = 0, 1
 
 Tensors3 = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Shape(NamedTuple):
+    """How the nodes of each window hang together; one row where all are alike."""
+
+    visible: torch.Tensor  # bool [B, n, n]: which nodes each node sees, itself and its ancestors
+    first_child: torch.Tensor  # int64 [B, n]
+    next_sibling: torch.Tensor  # int64 [B, n]
 
 
 def build_tree(  # noqa: PLR0917  (the host's signature)
@@ -42,12 +52,13 @@ def build_tree(  # noqa: PLR0917  (the host's signature)
         raise NotImplementedError(
             f"tree mask mode {tree_mask_mode!r}: only FULL_MASK and QLEN_ONLY are supported"
         )
-    n = num_verify_tokens
-    parent, linked = _parents(parent_list, top_scores_index, topk)
-    visible = _ancestors(parent, spec_steps)
-    torch.add(seq_lens.to(torch.int64).unsqueeze(1), visible.sum(-1) - 1, out=positions.view(-1, n))
-    retrieve_index.copy_(torch.arange(retrieve_index.numel(), device=seq_lens.device).view(-1, n))
-    _link(parent, linked, retrieve_next_token, retrieve_next_sibling)
+    n, batch = num_verify_tokens, seq_lens.numel()
+    shape = _chain(n) if topk == 1 else _tree(parent_list, top_scores_index, topk, spec_steps)
+    visible = shape.visible.expand(batch, n, n)
+    torch.add(seq_lens.to(torch.int64).unsqueeze(1), visible.sum(-1) - 1, out=positions.view(batch, n))
+    retrieve_index.copy_(torch.arange(batch * n, device=seq_lens.device).view(batch, n))
+    retrieve_next_token.copy_(shape.first_child)
+    retrieve_next_sibling.copy_(shape.next_sibling)
     if int(tree_mask_mode) == QLEN_ONLY:
         tree_mask[: visible.numel()] = visible.reshape(-1)
         return
@@ -103,19 +114,32 @@ def verify(
         reached = [index[b][paths[b][-1]] for b in walking]
         tokens = draw(reached)
         committed.update(zip(reached, tokens, strict=True))
-        still = []
         for b, token in zip(walking, tokens, strict=True):
             child = first_child[b][paths[b][-1]] if len(paths[b]) < width else -1
             while child != -1 and drafted[b][child] != token:
                 child = sibling[b][child]
-            if child != -1:
-                paths[b].append(child)
-                still.append(b)
-        walking = still
+            paths[b].append(child)
+        walking = [b for b in walking if paths[b][-1] != -1]
+    paths = [[node for node in path if node != -1] for path in paths]
     predicts[torch.tensor(list(committed))] = torch.tensor(list(committed.values()), dtype=predicts.dtype)
     padded = [[index[b][node] for node in path] + [-1] * (width - len(path)) for b, path in enumerate(paths)]
     accept_index.copy_(torch.tensor(padded))
     accept_token_num.copy_(torch.tensor([len(path) - 1 for path in paths]))
+
+
+@lru_cache(maxsize=32)
+def _chain(n: int) -> Shape:
+    """The shape of a window whose nodes have one child each."""
+    visible = torch.ones(1, n, n, dtype=torch.bool).tril_()
+    first_child = torch.arange(1, n + 1).unsqueeze(0)
+    first_child[0, -1] = -1
+    return Shape(visible, first_child, torch.full((1, n), -1))
+
+
+def _tree(parent_list: torch.Tensor, top_scores_index: torch.Tensor, topk: int, depth: int) -> Shape:
+    """The shape of windows from what the draft selected."""
+    parent, linked = _parents(parent_list, top_scores_index, topk)
+    return Shape(_ancestors(parent, depth), *_links(parent, linked))
 
 
 def _parents(
@@ -154,21 +178,14 @@ def _ancestors(parent: torch.Tensor, depth: int) -> torch.Tensor:
     return reach > 0
 
 
-def _link(
-    parent: torch.Tensor, linked: torch.Tensor, first_child: torch.Tensor, next_sibling: torch.Tensor
-) -> None:
-    """Write the child lists, children in the order of their node numbers."""
+def _links(parent: torch.Tensor, linked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First child and next sibling of each node, int64 [B, n] each; children in the order of their numbers."""
     n = parent.shape[1]
     node = torch.arange(n, device=parent.device)
-    none = torch.full_like(parent, n)
-    is_child = linked.unsqueeze(1) & (parent.unsqueeze(1) == node.view(1, n, 1))  # [B, parent, child]
-    first = torch.where(is_child, node, none.unsqueeze(1)).amin(-1)
-    later = (
-        linked.unsqueeze(1)
-        & linked.unsqueeze(2)
-        & (parent.unsqueeze(1) == parent.unsqueeze(2))
-        & (node.view(1, 1, n) > node.view(1, n, 1))
-    )
-    following = torch.where(later, node, none.unsqueeze(1)).amin(-1)
-    first_child.copy_(first.masked_fill_(first == n, -1))
-    next_sibling.copy_(following.masked_fill_(following == n, -1))
+    parent = torch.where(linked, parent, -1)  # the root and the unlinked are nobody's children
+    is_child = parent.unsqueeze(1) == node.view(1, n, 1)  # [B, parent, child]
+    is_sibling = linked.unsqueeze(2) & (parent.unsqueeze(1) == parent.unsqueeze(2))
+    is_later = is_sibling & (node > node.unsqueeze(1))
+    first_of_each = [torch.where(found, node, n).amin(-1) for found in (is_child, is_later)]
+    first_child, next_sibling = (first.masked_fill_(first == n, -1) for first in first_of_each)
+    return first_child, next_sibling
