@@ -179,7 +179,7 @@ def _ancestors(parent: torch.Tensor, depth: int) -> torch.Tensor:
 
 
 def _links(parent: torch.Tensor, linked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """First child and next sibling of each node, int64 [B, n] each; children in the order of their numbers."""
+    """First child and next sibling of each node, int64 [B, n]; children in the order of their numbers."""
     n = parent.shape[1]
     node = torch.arange(n, device=parent.device)
     parent = torch.where(linked, parent, -1)  # the root and the unlinked are nobody's children
