@@ -12,6 +12,8 @@ from sglang_mirror.bench.pair import ROOT
 
 FOLDER = ROOT / "docs/results"
 PAGE = ROOT / "docs/results.md"
+README = ROOT / "README.md"
+MARKS = ("<!-- results -->", "<!-- /results -->")
 HEAD = """# Results
 
 Generated from the JSON files in docs/results by `python -m sglang_mirror.bench.results`; do not edit.
@@ -137,9 +139,37 @@ def page(folder: Path) -> str:
     return "\n".join(parts)
 
 
+def summary(content: dict[str, Any]) -> str:
+    """The few figures that the README shows."""
+
+    def row(result: dict[str, Any]) -> list[str]:
+        hits = result["hit_rate"] or {}
+        return [
+            result["arm"],
+            _spread(result["tokens_per_s"], "min", "max", 1),
+            f"{result['speedup']['median']:.2f}x",
+            _number(result["accept_len"]),
+            _number(hits.get("all")),
+            _number(result["hidden_fraction"]),
+        ]
+
+    head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]
+    return _table(head, map(row, content["results"]))
+
+
+def with_summary(readme: str, content: dict[str, Any]) -> str:
+    """The README with its table renewed."""
+    before, rest = readme.split(MARKS[0])
+    return f"{before}{MARKS[0]}\n{summary(content)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+
+
 def main() -> int:
-    """Write the page."""
+    """Write the page, and the README's table."""
     PAGE.write_text(page(FOLDER), encoding="utf-8")
+    measured = FOLDER / "speed.json"
+    if measured.is_file():
+        content = json.loads(measured.read_text(encoding="utf-8"))
+        README.write_text(with_summary(README.read_text(encoding="utf-8"), content), encoding="utf-8")
     return 0
 
 
