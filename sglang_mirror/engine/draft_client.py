@@ -6,6 +6,7 @@ holding it. Nothing here raises because of the draft: a draft that is dead, slow
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.verify import Outcome as CoreOutcome
-from sglang_mirror.core.window import Window
+from sglang_mirror.engine.incoming import chain_window
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.errors import ProtocolError
@@ -51,15 +52,23 @@ class DraftClient:
     Args:
         channel: the line.
         hello: who we are and what we want; said again whenever the draft has to be won back.
+        vocab_size: the target's token ids are below it.
         lost_after_s: silence after which the draft counts as lost.
         counters: where to count.
     """
 
     def __init__(
-        self, channel: TargetChannel, hello: Hello, *, lost_after_s: float, counters: Counters
+        self,
+        channel: TargetChannel,
+        hello: Hello,
+        *,
+        vocab_size: int,
+        lost_after_s: float,
+        counters: Counters,
     ) -> None:
         self._channel = channel
         self._hello = hello
+        self._chain = functools.partial(chain_window, gamma=hello.gamma, vocab_size=vocab_size)
         self._lock = threading.RLock()
         self._liveness = Liveness(timeout_s=lost_after_s)
         self._requests: dict[str, Request] = {}
@@ -114,7 +123,8 @@ class DraftClient:
             known = len(request.tokens)
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
-                    self._commit_plain(request, list(tokens[known:]))
+                    request.advance(list(tokens[known:]))
+                    self._send(Commit((Outcome(request.stamp, tuple(tokens[known:]), hit=False),)))
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -131,20 +141,15 @@ class DraftClient:
         if self.peer is Peer.READY:
             self._send(Open(request.stamp, request.rid, tuple(tokens), window))
 
-    def _commit_plain(self, request: Request, tokens: list[int]) -> None:
-        request.advance(tokens)
-        self._send(Commit((Outcome(request.stamp, tuple(tokens), hit=False),)))
-
-    def known(self, rid: str) -> Request | None:
-        return self._requests.get(rid)
-
     @property
     def num_requests(self) -> int:
         return len(self._requests)
 
-    def is_current(self, request: Request, committed_len: int) -> bool:
-        """Whether this draft has heard of exactly so many committed tokens of the request."""
-        return request.epoch == self._epoch and len(request.tokens) == committed_len
+    def current(self, rid: str, committed_len: int) -> Request | None:
+        """The request, if this draft has heard of exactly so many committed tokens of it."""
+        request = self._requests.get(rid)
+        heard = request is not None and request.epoch == self._epoch
+        return request if heard and request and len(request.tokens) == committed_len else None
 
     def close(self, rids: Iterable[str]) -> None:
         """These requests are over, or were never decoded."""
@@ -237,21 +242,22 @@ class DraftClient:
 
     def _handle(self, message: FromDraft) -> None:
         self._liveness.heard(time.monotonic())
-        match message:
-            case FreshWindow():
-                self.counters.busy_ms = message.busy_ms
-                self._take_window(message)
-            case Branches():
-                self.counters.busy_ms = message.busy_ms
-                self._take_branches(message)
-            case Beat():
-                self.counters.busy_ms = message.busy_ms
-            case Ready():
-                self._take_ready(message)
-            case Refused():
-                self._refuse("; ".join(message.reasons))
-            case Failed():
-                self._take_failure(message)
+        if isinstance(message, FreshWindow | Branches | Beat):
+            self.counters.busy_ms = message.busy_ms
+        try:
+            match message:
+                case FreshWindow():
+                    self._take_window(message)
+                case Branches():
+                    self._take_branches(message)
+                case Ready():
+                    self._take_ready(message)
+                case Refused():
+                    self._refuse("; ".join(message.reasons))
+                case Failed():
+                    self._take_failure(message)
+        except ProtocolError as error:
+            self._refuse(str(error))
 
     def _take_ready(self, message: Ready) -> None:
         if self.peer is Peer.READY:
@@ -272,7 +278,7 @@ class DraftClient:
             return
         request.patient = True  # even a late one shows that waiting pays
         if message.stamp == request.stamp and request.window is None:
-            request.window = _window(request.tokens[-1], message.tokens, message.parents)
+            request.window = self._chain(request.tokens[-1], message.tokens, message.parents)
 
     def _take_branches(self, message: Branches) -> None:
         request = self._of(message.stamp)
@@ -281,8 +287,9 @@ class DraftClient:
             return
         request.phase = max(request.phase, message.phase)
         for rolled in message.branches:
-            window = _window(rolled.token, rolled.tokens, rolled.parents)
-            request.table.put(message.stamp.committed_len, rolled.node, Branch(window, rolled.source))
+            window = self._chain(rolled.token, rolled.tokens, rolled.parents)
+            if window is not None:
+                request.table.put(message.stamp.committed_len, rolled.node, Branch(window, rolled.source))
         self.counters.branches += len(message.branches)
 
     def _take_failure(self, message: Failed) -> None:
@@ -292,7 +299,3 @@ class DraftClient:
         request.failures += 1
         request.epoch = -1  # opened again at its next step, unless it was given up
         logger.info("mirror: the draft gave up request %s: %s", request.rid, message.reason)
-
-
-def _window(root: int, tokens: Sequence[int], parents: Sequence[int]) -> Window:
-    return Window((root, *tokens), (-1, *parents))

@@ -36,10 +36,13 @@ class DraftSupervisor:
         config: the settings.
         gamma: depth of a window, in draft tokens.
         target: the target's model folder or name; its tokenizer must be the draft's.
+        vocab_size: the target's token ids are below it.
         counters: where to count.
     """
 
-    def __init__(self, config: MirrorConfig, *, gamma: int, target: str, counters: Counters) -> None:
+    def __init__(
+        self, config: MirrorConfig, *, gamma: int, target: str, vocab_size: int, counters: Counters
+    ) -> None:
         self._config, self._counters = config, counters
         self._folder: Path | None = None
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
@@ -53,6 +56,7 @@ class DraftSupervisor:
         self.client = DraftClient(
             self._channel,
             hello(config, gamma=gamma, target=target),
+            vocab_size=vocab_size,
             lost_after_s=config.lost_after_ms / 1000,
             counters=counters,
         )

@@ -57,6 +57,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             self.config,
             gamma=self.speculative_num_steps,
             target=server_args.model_path,
+            vocab_size=self.model_runner.model_config.vocab_size,
             counters=self.counters,
         )
         self._client = self.supervisor.client
@@ -163,12 +164,10 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             )
 
     def _request_of(self, req: Any) -> Request:
-        known = self._client.known(req.rid)
-        if known is not None and self._client.is_current(
-            known, len(req.origin_input_ids) + len(req.output_ids)
-        ):
-            return known
-        return self._client.committed(req.rid, _tokens_of(req))
+        committed_len = len(req.origin_input_ids) + len(req.output_ids)
+        return self._client.current(req.rid, committed_len) or self._client.committed(
+            req.rid, _tokens_of(req)
+        )
 
     def _verify(
         self,

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sglang_mirror.bench.client import complete
+from sglang_mirror.bench.client import Completion, complete
+from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.law import read_trace
 from sglang_mirror.bench.server import Server
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.simulator import Models, Step, simulate
 from sglang_mirror.core.verify import Outcome
-from tests.e2e.fleet import GAMMA, ROOTS, Fleet, lockstep_trace, prompts
+from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, prompts
 from tests.e2e.reference import reference_models
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -33,6 +34,11 @@ def token_ids(fleet: Fleet) -> list[list[int]]:
     """Four prompts, short ones: the simulator computes every prefix anew."""
     tokenizer = AutoTokenizer.from_pretrained(fleet.pair.target)
     return sorted((tokenizer.encode(prompt) for prompt in prompts(24)), key=len)[:4]
+
+
+@pytest.fixture(scope="module")
+def plainly(plain_server: Server) -> list[Completion]:
+    return generate_all(plain_server, prompts(8))
 
 
 def steps_of_engine(server: Server, trace: Path, tokens: list[int], rid: str) -> list[Step]:
@@ -55,10 +61,12 @@ def _step(line: dict[str, Any]) -> Step:
 
 @pytest.mark.parametrize("roots", ROOTS)
 def test_engine_does_what_the_simulator_says(
-    fleet: Fleet, models: Models, token_ids: list[list[int]], roots: Any
+    fleet: Fleet, models: Models, token_ids: list[list[int]], plainly: list[Completion], roots: Any
 ) -> None:
+    """And all texts are plain decoding's, with any source of roots."""
     server = fleet.lockstep(roots)
     hits = 0
+    assert divergences(generate_all(server, prompts(8), concurrency=4), plainly) == []
     for number, tokens in enumerate(token_ids):
         wanted = list(
             simulate(
@@ -75,3 +83,4 @@ def test_engine_does_what_the_simulator_says(
         assert found == wanted
         hits += sum(step.source is not None for step in wanted)
     assert (hits > 0) == (roots != "none")
+    fleet.stop(f"lockstep-{roots}")

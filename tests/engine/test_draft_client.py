@@ -13,10 +13,21 @@ from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
 from sglang_mirror.protocol.liveness import Peer
-from sglang_mirror.protocol.messages import Beat, Close, Commit, Failed, Hello, Open, Refused, Stamp
+from sglang_mirror.protocol.messages import (
+    Beat,
+    Close,
+    Commit,
+    Failed,
+    FreshWindow,
+    Hello,
+    Open,
+    Refused,
+    Stamp,
+)
 from tests.engine.line import HELLO, READY, Line, ScriptedPeer, branch, window
 
 PROMPT = [5, 6, 7]
+VOCABULARY = 50
 
 
 @pytest.fixture
@@ -27,7 +38,9 @@ def make_line(tmp_path: Path) -> Iterator[Callable[[float], Line]]:
         bound = DraftChannel(f"ipc://{tmp_path}/draft")
         connected = TargetChannel(bound.endpoint)
         channels.extend((connected, bound))
-        client = DraftClient(connected, HELLO, lost_after_s=lost_after_s, counters=Counters())
+        client = DraftClient(
+            connected, HELLO, vocab_size=VOCABULARY, lost_after_s=lost_after_s, counters=Counters()
+        )
         return Line(client, ScriptedPeer(bound))
 
     yield make
@@ -86,7 +99,8 @@ def test_prompt_then_first_token(line: Line) -> None:
     request = line.client.committed("a", [*PROMPT, 8])
     [outcome] = line.peer.hear(Commit).outcomes
     assert (outcome.tokens, outcome.hit, outcome.stamp) == ((8,), False, request.stamp)
-    assert line.client.is_current(request, 4)
+    assert line.client.current("a", 4) is request
+    assert line.client.current("a", 3) is None
 
 
 def test_opening_twice_says_it_once(line: Line) -> None:
@@ -184,7 +198,7 @@ def test_a_silent_draft_is_lost_and_won_back(make_line: Callable[[float], Line])
     commit(line, request, 0, 9)  # and goes on without it
     line.meet()
     assert line.client.counters.connections == 2
-    assert not line.client.is_current(request, 5)
+    assert line.client.current("a", 5) is None
     assert line.client.committed("a", [*PROMPT, 8, 9]) is request
     opened = line.peer.hear(Open)  # the first one went by while they met again
     assert opened.tokens == (*PROMPT, 8, 9)
@@ -243,3 +257,24 @@ def test_nonsense_is_refused(line: Line) -> None:
     line.tick_until(Peer.REFUSED)
     assert line.client.refusal is not None
     assert "is the peer sglang-mirror" in line.client.refusal
+
+
+def test_tokens_that_the_target_does_not_know_are_cut_off(line: Line, request_: Request) -> None:
+    """A draft's vocabulary may be padded further than the target's."""
+    line.peer.say(branch(request_.stamp, 1, 9, 3, VOCABULARY))
+    line.peer.say(branch(request_.stamp, 1, VOCABULARY, 3, 4))
+    line.until(lambda: line.client.counters.branches == 2)
+    assert commit(line, request_, 1, 1, 9)
+    assert request_.window is not None
+    assert request_.window.tokens == (9, 3)
+
+
+@pytest.mark.parametrize("message", ["tree", "long"])
+def test_a_window_that_is_no_chain_is_refused(line: Line, request_: Request, message: str) -> None:
+    commit(line, request_, 0, 10)
+    parents = {"tree": (0, 0), "long": (0, 1, 2)}[message]
+    line.peer.say(FreshWindow(request_.stamp, (1,) * len(parents), parents, busy_ms=0.0))
+    line.tick_until(Peer.REFUSED)
+    assert request_.window is None
+    assert line.client.refusal is not None
+    assert "no chain of 2 tokens" in line.client.refusal
