@@ -79,8 +79,6 @@ class DraftClient:
         self.draft: Ready | None = None
         self.refusal: str | None = None
 
-    # ---- the draft's life
-
     @property
     def peer(self) -> Peer:
         return self._liveness.state
