@@ -6,13 +6,22 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from sglang_mirror.errors import DraftError, MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
 
+if TYPE_CHECKING:
+    from sglang_mirror.draft.server import DraftServer
+
+logger = logging.getLogger(__name__)
+
+FAILED = 1
 BAD_SETTINGS = 2
 
 
@@ -35,12 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="float32, bfloat16, float16 or auto: float32 on a CPU, else the model's",
     )
-    add("--threads", type=int, default=0, help="CPU threads (default: as many as CPUs, 1 for a small model)")
+    add(
+        "--threads",
+        type=int,
+        default=0,
+        help="CPU threads; 1 suits a small model, 0: PyTorch's default",
+    )
     add("--cpus", default="", help="CPUs to stay on, such as 1 or 0-3 or 2,5")
     keys = parser.add_mutually_exclusive_group()
     keys.add_argument("--curve-dir", type=Path, help="folder of CURVE keys; only their owners may connect")
     keys.add_argument("--insecure-tcp", action="store_true", help="serve tcp:// without keys")
     add("--parent-pid", type=int, default=0, help="end when this process ends")
+    add("--rows", type=int, default=64, help="rows of rollouts in one forward (default: %(default)s)")
+    add("--prefill-rows", type=int, default=128, help="prompt tokens in one forward (default: %(default)s)")
     add("--trace", type=Path, help="write every forward to this file, one JSON object a line")
 
 
@@ -60,23 +76,39 @@ def parse_cpus(text: str) -> set[int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop; the exit status: 2 if the settings cannot work."""
+    """Serve until told to stop.
+
+    Returns:
+        the exit status: 0 when told to stop, 2 if the settings cannot work, 1 if the draft failed later on.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, _leave)
     try:
-        _serve(args)
+        server = _prepare(args)
     except MirrorError as error:
         sys.stderr.write(f"sglang-mirror draft: {error}\n")
         return BAD_SETTINGS
+    try:
+        server.run()
+    except MirrorError as error:
+        sys.stderr.write(f"sglang-mirror draft: {error}\n")
+        return FAILED
     return 0
 
 
-def _serve(args: argparse.Namespace) -> None:
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM before there is anything to finish."""
+    raise SystemExit(0)
+
+
+def _prepare(args: argparse.Namespace) -> DraftServer:
     from sglang_mirror.draft.backends import load_backend  # noqa: PLC0415 - torch is heavy, and comes last
     from sglang_mirror.draft.parent import ParentWatch  # noqa: PLC0415
+    from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415
     from sglang_mirror.draft.server import DraftServer, bind  # noqa: PLC0415
     from sglang_mirror.draft.trace import Trace  # noqa: PLC0415
 
-    problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    problems = _problems(args)
     if problems:
         raise SettingsError(problems)
     parent = ParentWatch(args.parent_pid)
@@ -86,9 +118,24 @@ def _serve(args: argparse.Namespace) -> None:
     backend = load_backend(
         args.backend, model=args.model, device=args.device, dtype=args.dtype, threads=args.threads
     )
-    with bind(args.endpoint, args.curve_dir) as channel, Trace(args.trace) as trace:
-        logging.getLogger(__name__).info("%s on %s serves %s", backend.name, backend.device, channel.endpoint)
-        DraftServer(channel, backend, vocabulary, trace=trace, parent=parent).run()
+    trace = Trace(args.trace)
+    channel = bind(args.endpoint, args.curve_dir)
+    logger.info("%s on %s serves %s", backend.name, backend.device, channel.endpoint)
+    limits = Limits(rows=args.rows, prefill_rows=args.prefill_rows)
+    return DraftServer(channel, backend, vocabulary, limits=limits, trace=trace, parent=parent)
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    """Every setting that cannot work, as far as that is known before the model is loaded."""
+    problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    for option in ("rows", "prefill_rows"):
+        if (value := getattr(args, option)) < 1:
+            problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
+    if args.threads < 0:
+        problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")
+    if args.trace is not None and not args.trace.parent.is_dir():
+        problems.append(f"--trace {args.trace}: there is no folder {args.trace.parent}")
+    return problems
 
 
 def _stay_on(cpus: set[int], text: str) -> None:

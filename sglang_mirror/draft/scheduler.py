@@ -19,8 +19,8 @@ class Limits:
 
     Attributes:
         rows: rows of rollouts.
-        rows_while_awaited: rows of other targets' branches while one waits for a window. Its own wait then: it
-            verifies nothing yet, and a forward of 1 row takes 0.3 ms where one of 8 rows takes 0.5.
+        rows_while_awaited: rows of other targets' branches while one waits for a window. Its own stand back:
+            it verifies nothing yet, and a forward of 1 row takes 0.3 ms where one of 8 rows takes 0.5.
         prefill_rows: prompt tokens, while there is nothing else to compute.
         shared_prefill_rows: prompt tokens, in a forward with rollouts.
         forwards_between_prefills: while a target waits for a window, forwards without prompt tokens after

@@ -14,6 +14,7 @@ import zmq
 
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.parent import ParentWatch
+from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import DraftService
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.errors import DraftError, ProtocolError
@@ -62,17 +63,25 @@ class DraftServer:
         channel: bound; closed by `run`.
         backend: the model.
         vocabulary: fingerprint of its tokenizer.
+        limits: rows in a forward.
         trace: where forwards are written down.
         parent: whose end is ours too.
     """
 
     def __init__(
-        self, channel: DraftChannel, backend: Backend, vocabulary: str, *, trace: Trace, parent: ParentWatch
+        self,
+        channel: DraftChannel,
+        backend: Backend,
+        vocabulary: str,
+        *,
+        limits: Limits,
+        trace: Trace,
+        parent: ParentWatch,
     ) -> None:
         self._channel = channel
         self._trace = trace
         self._parent = parent
-        self._service = DraftService(backend, vocabulary, channel.send, trace=trace)
+        self._service = DraftService(backend, vocabulary, channel.send, limits=limits, trace=trace)
         self._stopping = False
         self._garbled: set[str] = set()
 

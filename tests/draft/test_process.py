@@ -180,8 +180,9 @@ def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
         ({"backend": "scripted:speed=3"}, "give NAME=NUMBER of"),
         ({"endpoint": "tcp://127.0.0.1:1"}, "CURVE keys"),
         ({"endpoint": "ipc:///nowhere/at/all", "backend": "scripted"}, "cannot be bound"),
+        ({"backend": "scripted", "threads": "-1"}, "--threads -1: give 1 or more"),
         ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
-        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"backend": "scripted", "trace": "/nowhere/t"}, "there is no folder /nowhere"),
     ],
 )
 def test_settings_that_cannot_work(options: dict[str, str], said: str, model: str, tmp_path: Path) -> None:
@@ -191,6 +192,18 @@ def test_settings_that_cannot_work(options: dict[str, str], said: str, model: st
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_draft_that_fails_later_may_be_started_again(start: Start, model: str) -> None:
+    process, endpoint = start(backend="scripted:fail_after=2")
+    with TargetChannel(endpoint) as channel:
+        greet(channel, hello(vocabulary=vocabulary_fingerprint(model)))
+        for generation in range(4):
+            channel.send(Open(Stamp(1, generation, 2), "r", (1, 2), True))
+            time.sleep(0.1)
+        assert process._process is not None
+        assert process._process.wait(10) == 1
+        assert not process.gave_up()
 
 
 def test_an_endpoint_in_use_is_not_taken_over(start: Start, model: str) -> None:

@@ -109,12 +109,12 @@ def test_a_long_prompt_stalls_nobody() -> None:
     for length in range(6, 20):
         playing.say(A, commit(1, length, 7))
         forwards = 0
-        before = len(playing.backend.computed)  # type: ignore[attr-defined]
+        before = playing.backend.num_rows  # type: ignore[attr-defined]
         while not any(isinstance(m, FreshWindow) for m in playing.heard[A]):
             assert playing.service.step()
             forwards += 1
         assert forwards <= 3
-        rows = len(playing.backend.computed) - before  # type: ignore[attr-defined]
+        rows = playing.backend.num_rows - before  # type: ignore[attr-defined]
         assert rows <= 3 + 1 + 50, "at most one chunk in a window's way"
         playing.take(A)
     assert 30 < playing.settle() < 200

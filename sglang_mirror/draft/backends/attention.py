@@ -58,7 +58,7 @@ class TreeAttention:
             cache = cast("TensorCache", segment.cache)
             cache.reserve(segment.start, segment.positions)
             last = first + len(segment.tokens)
-            mask = _mask(segment).to(device=device, dtype=dtype)
+            mask = _mask(segment, dtype, device)
             windowed = _windowed(segment, cache, mask, sliding_window)
             num_slots = segment.start + len(segment.tokens)
             self._parts.append(_Part(first, last, segment.start, num_slots, cache, mask, windowed))
@@ -91,12 +91,13 @@ class TreeAttention:
         """
         outputs = []
         for part in self._parts:
-            kv = part.cache.kv
-            kv[0, layer, :, part.start : part.num_slots] = key[:, part.first : part.last]
-            kv[1, layer, :, part.start : part.num_slots] = value[:, part.first : part.last]
+            keys, values = part.cache.keys[layer], part.cache.values[layer]
+            num_rows = part.last - part.first
+            keys.narrow(1, part.start, num_rows).copy_(key.narrow(1, part.first, num_rows))
+            values.narrow(1, part.start, num_rows).copy_(value.narrow(1, part.first, num_rows))
+            keys, values = keys.narrow(1, 0, part.num_slots), values.narrow(1, 0, part.num_slots)
             mask = part.windowed if sliding and part.windowed is not None else part.mask
-            rows = query[:, part.first : part.last]
-            keys, values = kv[0, layer, :, : part.num_slots], kv[1, layer, :, : part.num_slots]
+            rows = query.narrow(1, part.first, num_rows)
             outputs.append(_attend(rows, keys, values, mask, scale=scale, softcap=softcap).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -125,24 +126,29 @@ def _attend(
     return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
 
 
-def _mask(segment: Segment) -> torch.Tensor:
-    """[n, slots]: 0 where a row sees, HIDDEN where not."""
+def _mask(segment: Segment, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """[n, slots]: 0 where a row sees, HIDDEN where not; None for a single row that sees everything."""
     num_tree = segment.start + len(segment.tokens) - segment.prefix
+    if len(segment.seen) == 1 and segment.seen[0] == (1 << num_tree) - 1:
+        return None
     num_bytes = (num_tree + 7) // 8
     packed = b"".join(seen.to_bytes(num_bytes, "little") for seen in segment.seen)
     bits = np.frombuffer(packed, np.uint8).reshape(-1, num_bytes)
     mask = np.zeros((len(segment.seen), segment.prefix + num_tree), np.float32)
-    mask[:, segment.prefix :] = (
-        np.unpackbits(bits, axis=1, count=num_tree, bitorder="little").astype(np.float32) - 1.0
-    ) * -HIDDEN
-    return torch.from_numpy(mask)
+    mask[:, segment.prefix :] = np.unpackbits(bits, axis=1, count=num_tree, bitorder="little")
+    mask[:, segment.prefix :] -= 1.0
+    mask[:, segment.prefix :] *= -HIDDEN
+    return torch.from_numpy(mask).to(device=device, dtype=dtype)
 
 
 def _windowed(
-    segment: Segment, cache: TensorCache, mask: torch.Tensor, sliding_window: int | None
+    segment: Segment, cache: TensorCache, mask: torch.Tensor | None, sliding_window: int | None
 ) -> torch.Tensor | None:
     if sliding_window is None or max(segment.positions) < sliding_window:
         return None
+    shape = (len(segment.tokens), len(cache.positions))
+    if mask is None:
+        mask = torch.zeros(shape, dtype=cache.kv.dtype, device=cache.kv.device)
     held = torch.tensor(cache.positions, device=mask.device)
     rows = torch.tensor(list(segment.positions), device=mask.device)
     return mask.masked_fill(rows[:, None] - held[None, :] >= sliding_window, HIDDEN)

@@ -26,13 +26,19 @@ class TensorCache:
 
     Attributes:
         kv: [2, layers, kv heads, capacity, head dim]; keys first.
+        keys: views of it by layer, [kv heads, capacity, head dim].
+        values: likewise.
         positions: the place in the text of what each slot holds, for sliding windows.
     """
 
     def __init__(self, shape: KVShape) -> None:
         self._shape = shape
-        self.kv = self._empty(FIRST_CAPACITY)
         self.positions: list[int] = []
+        self._hold(self._empty(FIRST_CAPACITY))
+
+    def _hold(self, kv: torch.Tensor) -> None:
+        self.kv = kv
+        self.keys, self.values = kv[0].unbind(), kv[1].unbind()
 
     def _empty(self, capacity: int) -> torch.Tensor:
         shape = self._shape
@@ -52,7 +58,7 @@ class TensorCache:
             capacity *= 2
         grown = self._empty(capacity)
         grown[:, :, :, :start] = self.kv[:, :, :, :start]
-        self.kv = grown
+        self._hold(grown)
 
     def move(self, slots: Sequence[int], start: int) -> None:
         """Gather what is in `slots` into the slots from `start` on, all layers at once."""

@@ -20,9 +20,10 @@ Script = Callable[[Sequence[int], int], Candidates]
 
 @dataclass(slots=True)
 class ScriptedCache:
-    """Remembers which token was written to which slot, as a KV cache does."""
+    """Remembers which token was written to which slot, as a KV cache does, and what was ever computed."""
 
     tokens: list[int] = field(default_factory=list)
+    computed: set[int] = field(default_factory=set)
 
     def move(self, slots: Sequence[int], start: int) -> None:
         self.tokens[start:] = [self.tokens[slot] for slot in slots]
@@ -61,7 +62,7 @@ class ScriptedBackend:
         self.name, self.device = "scripted", "cpu"
         self.vocab_size, self.max_len = vocab_size, max_len
         self.num_forwards = 0
-        self.computed: list[tuple[int, ...]] = []
+        self.num_rows = 0
         self._script = script
         self._faults = faults or Faults()
 
@@ -69,7 +70,7 @@ class ScriptedBackend:
         return ScriptedCache()
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
-        """As `Backend.forward`; the prefix of every row, wanted or not, is noted in `computed`."""
+        """As `Backend.forward`; asserts that rows see what they should and nothing is computed twice."""
         self.num_forwards += 1
         self._misbehave()
         return [self._answer(segment, num_candidates) for segment in segments]
@@ -92,7 +93,9 @@ class ScriptedBackend:
         ]
         for prefix, position, token in zip(prefixes, segment.positions, segment.tokens, strict=True):
             assert len(prefix) == position + 1 and prefix[-1] == token, "a row sees what it should not"
-        self.computed += prefixes
+            assert hash(prefix) not in cache.computed, "computed twice"
+            cache.computed.add(hash(prefix))
+        self.num_rows += len(prefixes)
         return [self._script(prefixes[row], num_candidates) for row in segment.wanted]
 
 
