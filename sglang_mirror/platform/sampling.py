@@ -3,7 +3,7 @@
 The walk stands at a node; the target's token there is drawn by the very functions that the plain server
 samples with; if a child carries that token the walk goes on to it, else the token is the correction. So every
 committed token is a draw from the target's law given the tokens before it, whatever the window proposed: the
-draw at a node does not look at its children, and a node is drawn at once at most. That is the whole proof,
+draw at a node does not look at its children, and no node is drawn twice. That is the whole proof,
 and it holds for trees as for chains. (For a chain it is also the law of SGLang's target-only acceptance,
 accept x with probability p(x), else draw from the rest; for trees that rule needs an argument about siblings,
 and its coins cannot carry a request's seed.) Exactly as many tokens are drawn as are committed, so large
