@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 # Different complaints about messages that are written down; a target that garbles every message says one.
 MOST_COMPLAINTS = 100
 
+# Messages taken in between two forwards: a target that floods us does not keep the others waiting.
+MOST_MESSAGES = 256
+
+# So soon, at the latest, an idle draft looks whether its parent lives or it was told to stop.
+LONGEST_WAIT_MS = 100
+
 
 def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     """Bind the draft's socket.
@@ -95,30 +101,29 @@ class DraftServer:
         signal.signal(signal.SIGINT, self.stop)
         with self._channel, self._trace:
             idle = True
-            next_beat_s = 0.0
             while not self._stopping:
                 now_s = time.monotonic()
-                if now_s >= next_beat_s:
-                    next_beat_s = self._service.beat(now_s)
-                    if self._parent.gone():
-                        logger.info("the parent has ended")
-                        return
-                self._hear(max(next_beat_s - now_s, 0.0) if idle else 0.0)
+                wait_s = self._service.beat(now_s) - now_s
+                if self._parent.gone():
+                    logger.info("the parent has ended")
+                    return
+                heard = self._hear(min(int(wait_s * 1000) + 1, LONGEST_WAIT_MS) if idle else 0)
+                if idle and not heard:
+                    self._trace.flush()
                 idle = not self._service.step()
 
-    def _hear(self, timeout_s: float) -> None:
-        """Take in all that has come; wait for the first at most `timeout_s`."""
-        timeout_ms = min(int(timeout_s * 1000) + 1, 100) if timeout_s else 0
-        while not self._stopping:
+    def _hear(self, timeout_ms: int) -> bool:
+        """Take in what has come; wait for the first at most `timeout_ms`. Whether there was anything."""
+        for count in range(MOST_MESSAGES):
             try:
-                received = self._channel.receive(timeout_ms)
+                received = self._channel.receive(0 if count else timeout_ms)
             except ProtocolError as error:
                 self._note_garbled(error)
                 continue
             if received is None:
-                return
+                return count > 0
             self._service.handle(*received, time.monotonic())
-            timeout_ms = 0
+        return True
 
     def _note_garbled(self, error: ProtocolError) -> None:
         reason = str(error)
