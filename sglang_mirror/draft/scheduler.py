@@ -153,6 +153,7 @@ class Scheduler:
             num_prompt_rows += prompt_rows
             share = (len(each.segment.tokens) - prompt_rows) / num_rows
             each.target.busy_ms += share * (end_s - start_s) * 1000
+            kept = each.target.settings.kappa + 1
             for node, found in zip(each.nodes, candidates, strict=True):
-                node.candidates = found
+                node.candidates = found if kept == num_candidates else found.without((), kept)
         self._trace.forward(start_s, end_s, len(work), num_rows - num_prompt_rows, num_prompt_rows)

@@ -98,6 +98,19 @@ def test_two_targets_with_their_own_settings_and_numbers() -> None:
     assert kinds(playing.take(B)) == ["FreshWindow"]
 
 
+def test_a_shared_forward_gives_each_target_its_own_number_of_candidates() -> None:
+    playing = player()
+    playing.greet(A, hello(gamma=2, kappa=1, roots="draft", budget=40))
+    playing.greet(B, hello(gamma=2, kappa=8, roots="draft", budget=40))
+    playing.say(A, opening(1, 4))
+    playing.say(B, opening(1, 4))
+    playing.settle()
+    counts = [
+        sum(len(m.branches) for m in playing.take(target) if isinstance(m, Branches)) for target in (A, B)
+    ]
+    assert counts == [1 + 1 + 2, 8 + 8 + 9]
+
+
 def test_a_long_prompt_stalls_nobody() -> None:
     limits = Limits(prefill_rows=50, shared_prefill_rows=10, forwards_between_prefills=6)
     playing = player(limits)
