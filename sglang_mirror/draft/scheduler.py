@@ -30,7 +30,7 @@ class Limits:
     rows: int = 64
     rows_while_awaited: int = 8
     prefill_rows: int = 128
-    shared_prefill_rows: int = 32
+    shared_prefill_rows: int = 64
     forwards_between_prefills: int = 8
 
 
