@@ -77,13 +77,15 @@ def slice_test(found: Evidence) -> Verdict:
     """Observed against expected frequencies of the slice's tokens, with their exact covariance."""
     expected = found.slice_probs.sum(0)  # [K]
     kept = expected >= MIN_EXPECTED
+    if not kept.any():
+        return Verdict(0.0, 0, 1.0)
     probs = found.slice_probs[:, kept]
     observed = np.bincount(found.in_slice[found.in_slice >= 0], minlength=len(kept))[kept]
     excess = observed - expected[kept]
     covariance = np.diag(expected[kept]) - probs.T @ probs
     statistic = float(excess @ np.linalg.pinv(covariance, hermitian=True) @ excess)
     degrees = int(np.linalg.matrix_rank(covariance, hermitian=True))
-    return Verdict(statistic, degrees, float(stats.chi2.sf(statistic, degrees)) if degrees else 1.0)
+    return Verdict(statistic, degrees, float(stats.chi2.sf(statistic, degrees)))
 
 
 def quantile_test(found: Evidence) -> Verdict:

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror, plain, server
-from sglang_mirror.bench.chi_square import Evidence, Ints, evidence, quantile_test, report, slice_test
+from sglang_mirror.bench.chi_square import BINS, Evidence, Ints, evidence, quantile_test, report, slice_test
 from sglang_mirror.bench.client import complete_all
 from sglang_mirror.bench.exact import ExactTarget, Sampling, law
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
@@ -43,6 +44,8 @@ SEED = 20261122
 # The probability that any of all tests together is failed by a sampler that is right.
 FALSE_ALARM = 0.01
 PREFILL = "prefill"
+# Tokens below which a group's chi-square would not be one: ten in each bin.
+MIN_GROUP = 10 * BINS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def sample(
     trace: Path | None,
 ) -> list[Sample]:
     """`count` continuations of the prompts in turn."""
-    label = sampling.name.replace(" ", "-")
+    label = uuid.uuid4().hex[:8]  # a trace may be older than this run
     bodies: list[dict[str, Any]] = [
         {
             "rid": f"law-{label}-{index}",
@@ -157,10 +160,14 @@ def _alike(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def judge(groups: Mapping[str, Evidence]) -> dict[str, Any]:
-    """Reports of every group, and of all windows' tokens together."""
+    """Reports of every group, of the small ones as one, and of all windows' tokens together."""
     verified = [found for group, found in groups.items() if group != PREFILL]
-    together = {"all windows": Evidence.joined(verified)} if verified else {}
-    return {group: report(found) for group, found in {**together, **groups}.items()}
+    judged = {"all windows": Evidence.joined(verified)} if verified else {}
+    judged |= {group: found for group, found in groups.items() if len(found) >= MIN_GROUP}
+    small = [found for found in groups.values() if len(found) < MIN_GROUP]
+    if small:
+        judged["small groups"] = Evidence.joined(small)
+    return {group: report(found) for group, found in judged.items()}
 
 
 def smallest_p(judged: Mapping[str, Any]) -> tuple[float, int]:

@@ -26,9 +26,9 @@ DEADLINE_S = 120.0
 ROOTS = ("exit", "draft", "union", "none")
 
 
-def lockstep_trace(roots: str) -> Path:
+def lockstep_trace(roots: str, label: str = "") -> Path:
     """Where the lockstep server of that root source writes its steps."""
-    return LOGS / f"lockstep-{roots}.jsonl"
+    return LOGS / f"{label}lockstep-{roots}.jsonl"
 
 
 def flags(*extra: str, dtype: str = "float32") -> tuple[str, ...]:
@@ -51,10 +51,11 @@ class Fleet:
 
     Args:
         pair: what they serve.
+        label: put before the names of their logs.
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
+    def __init__(self, pair: Pair, label: str = "") -> None:
+        self.pair, self.label = pair, label
         self._servers: dict[str, Server] = {}
         self._families: dict[str, list[psutil.Process]] = {}
 
@@ -64,13 +65,17 @@ class Fleet:
         """Start a server without waiting for it, unless one of that name runs."""
         if name not in self._servers:
             server = Server(
-                str(self.pair.target), arguments, log=LOGS / f"{name}.log", environment=environment
+                str(self.pair.target),
+                arguments,
+                log=LOGS / f"{self.label}{name}.log",
+                environment=environment,
             )
             self._servers[name] = server.start()
         return self._servers[name]
 
     def plain(self) -> Server:
-        return self.launch("plain", flags()).wait()
+        """Plain decoding, step after step as mirror does: overlapped, SGLang penalises a step late."""
+        return self.launch("plain", flags("--disable-overlap-schedule")).wait()
 
     def mirror(self, name: str = "mirror", **settings: Any) -> Server:
         """A server whose draft is the pair's, and that has it."""
@@ -82,9 +87,9 @@ class Fleet:
         """A server that waits for every window and branch, so that its hits depend on no clock."""
         name = f"lockstep-{roots}"
         if name not in self._servers:
-            lockstep_trace(roots).unlink(missing_ok=True)
+            lockstep_trace(roots, self.label).unlink(missing_ok=True)
         settings = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
-        return self.mirror(name, roots=roots, trace=lockstep_trace(roots), **settings)
+        return self.mirror(name, roots=roots, trace=lockstep_trace(roots, self.label), **settings)
 
     def stop(self, name: str) -> list[psutil.Process]:
         """Stop one server; what is left of its family."""

@@ -34,7 +34,10 @@ class Prefixes:
         """The last token's hidden state after each layer, the last of them normed: [layers + 1][width]."""
         differs = first_difference(self._held, tokens)
         shared = len(tokens) - 1 if differs is None else min(differs, len(tokens) - 1)
-        self._cache.crop(shared)
+        if shared:
+            self._cache.crop(shared)
+        else:  # crop(0) would leave it as it is
+            self._cache = DynamicCache(config=self.model.config)
         rest = torch.tensor([tokens[shared:]])
         found = self.model.model(input_ids=rest, past_key_values=self._cache, output_hidden_states=True)
         self._held = list(tokens)

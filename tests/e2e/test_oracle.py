@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from sglang_mirror.bench.client import Completion, complete
+from sglang_mirror.bench.client import Completion
 from sglang_mirror.bench.identity import divergences
-from sglang_mirror.bench.law import read_trace
 from sglang_mirror.bench.server import Server
-from sglang_mirror.config import MirrorConfig
-from sglang_mirror.core.simulator import Models, Step, simulate
-from sglang_mirror.core.verify import Outcome
+from sglang_mirror.core.simulator import Models, simulate
 from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, prompts
+from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 48
-DEFAULTS = MirrorConfig()
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +35,6 @@ def token_ids(fleet: Fleet) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def plainly(plain_server: Server) -> list[Completion]:
     return generate_all(plain_server, prompts(8))
-
-
-def steps_of_engine(server: Server, trace: Path, tokens: list[int], rid: str) -> list[Step]:
-    """The engine's own account of one request."""
-    parameters = {"temperature": 0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
-    complete(server.url, {"rid": rid, "input_ids": tokens, "sampling_params": parameters})
-    return [_step(line) for line in read_trace(trace)[rid]]
-
-
-def _step(line: dict[str, Any]) -> Step:
-    committed = line["committed"]
-    return Step(
-        committed_len=line["committed_len"],
-        window=tuple(line["window"] or ()),
-        outcome=Outcome(len(committed) - 1, committed[-1]),
-        num_accepted=len(committed) - 1,
-        source=line["source"],
-    )
 
 
 @pytest.mark.parametrize("roots", ROOTS)
@@ -79,7 +57,7 @@ def test_engine_does_what_the_simulator_says(
                 budget=DEFAULTS.root_budget,
             )
         )
-        found = steps_of_engine(server, lockstep_trace(roots), tokens, f"oracle-{roots}-{number}")
+        found = steps_of_engine(server, lockstep_trace(roots), tokens, f"oracle-{roots}-{number}", NUM_TOKENS)
         assert found == wanted
         hits += sum(step.source is not None for step in wanted)
     assert (hits > 0) == (roots != "none")
