@@ -8,6 +8,18 @@ from typing import Any
 
 import sglang
 
+from sglang_mirror.errors import SettingsError
+
+
+def refused(**settings: Any) -> None:
+    """Settings that cannot work end here, before a process is started."""
+    try:
+        sglang.Engine(**settings)
+    except SettingsError as error:
+        assert "--speculative-num-draft-tokens 9" in str(error)
+    else:
+        raise AssertionError("the engine started")
+
 
 def main() -> None:
     job = json.loads(sys.argv[1])
@@ -18,15 +30,17 @@ def main() -> None:
             "speculative_draft_model_path": job["draft"],
             "speculative_num_steps": job["gamma"],
         }
-    engine = sglang.Engine(
-        model_path=job["target"],
-        device="cpu",
-        dtype="float32",
-        attention_backend="torch_native",
-        max_total_tokens=8192,
-        log_level="warning",
-        **settings,
-    )
+    common: dict[str, Any] = {
+        "model_path": job["target"],
+        "device": "cpu",
+        "dtype": "float32",
+        "attention_backend": "torch_native",
+        "max_total_tokens": 8192,
+        "log_level": "warning",
+    }
+    if settings:
+        refused(**common, **settings, speculative_num_draft_tokens=9)
+    engine = sglang.Engine(**common, **settings)
     sampling = {"temperature": 0, "max_new_tokens": job["num_tokens"]}
     answers = [engine.generate(prompt, sampling) for prompt in job["prompts"]]
     info = engine.get_server_info()
