@@ -9,7 +9,7 @@ import pytest
 
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import LOGS, Fleet
+from tests.e2e.fleet import LOGS, MIRROR_TRACE, Fleet
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,8 @@ def plain_server(fleet: Fleet) -> Server:
 
 @pytest.fixture(scope="session")
 def mirror_server(fleet: Fleet, plain_server: Server) -> Server:  # noqa: ARG001 - one starts after the other
-    return fleet.mirror(trace=LOGS / "mirror.jsonl")
+    MIRROR_TRACE.unlink(missing_ok=True)
+    return fleet.mirror(trace=MIRROR_TRACE)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -19,6 +19,7 @@ from sglang_mirror.bench.server import Server
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 
 LOGS = ROOT / "out/test-logs"
+MIRROR_TRACE = LOGS / "mirror.jsonl"
 GAMMA = 4
 # Shared servers keep the prefix cache and cut prompts into small chunks: both must not show in the text.
 SERVING = ("--chunked-prefill-size", "128", "--sleep-on-idle", "--skip-server-warmup")

@@ -7,7 +7,7 @@ import pytest
 from sglang_mirror.bench.exact import ExactTarget, Sampling
 from sglang_mirror.bench.law import FALSE_ALARM, judged_setting, sample
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import LOGS, Fleet, prompts
+from tests.e2e.fleet import MIRROR_TRACE, Fleet, prompts
 
 pytestmark = pytest.mark.server
 
@@ -18,8 +18,7 @@ BOTH = Sampling("top_k and top_p", top_k=8, top_p=0.8)
 def test_law(fleet: Fleet, mirror_server: Server) -> None:
     target = ExactTarget(fleet.pair.target)
     texts = [target.tokens_of(prompt) for prompt in prompts(8)]
-    trace = LOGS / "mirror.jsonl"
-    samples = sample(mirror_server.url, texts, BOTH, count=NUM_REQUESTS, concurrency=8, trace=trace)
+    samples = sample(mirror_server.url, texts, BOTH, count=NUM_REQUESTS, concurrency=8, trace=MIRROR_TRACE)
     result = judged_setting(target, "mirror", BOTH, samples, texts)
     groups = result["groups"]
     assert groups["all windows"]["num_tokens"] == NUM_REQUESTS * 15
