@@ -45,6 +45,11 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "mirror verifies by exact match and ships no draft probabilities",
     ),
     (
+        "enable_custom_logit_processor",
+        bool,
+        "SGLang's verification does not call custom processors; serve without it",
+    ),
+    (
         "disaggregation_mode",
         lambda mode: mode not in (None, "null"),
         "disaggregated prefill is not supported yet",

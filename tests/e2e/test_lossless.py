@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from transformers import AutoTokenizer
 
 from sglang_mirror.bench.client import complete, complete_all, payload, stream
 from sglang_mirror.bench.identity import divergences
@@ -68,6 +69,18 @@ def test_hardly_any_tokens(servers: Servers, num_tokens: int) -> None:
     assert [answer.num_tokens for answer in mirror] == [num_tokens] * 4
     generate(servers[1], prompts(1)[0], 8)
     assert report(servers[1])["requests"] == 0, "the draft still holds requests that have ended"
+
+
+def test_to_the_end_of_the_context(servers: Servers, fleet: Fleet) -> None:
+    """The last windows reach beyond the positions that the target has."""
+    tokenizer = AutoTokenizer.from_pretrained(fleet.pair.target)
+    tokens = tokenizer.encode("".join([*prompts(9, long=True), *prompts(60)]))[:2010]
+    parameters = {"temperature": 0, "max_new_tokens": 38, "ignore_eos": True}
+    body = {"input_ids": tokens, "sampling_params": parameters}
+    plain, mirror = (complete(server.url, body) for server in servers)
+    assert len(tokens) == 2010
+    assert len(mirror.token_ids) > 30
+    assert mirror.token_ids == plain.token_ids
 
 
 def test_stop_strings(servers: Servers) -> None:

@@ -100,6 +100,7 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
         ({"enable_torch_compile": True}, "--enable-torch-compile"),
         ({"speculative_use_rejection_sampling": True}, "--speculative-use-rejection-sampling"),
+        ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),
         ({"speculative_num_steps": 0}, "--speculative-num-steps 0"),
         ({"speculative_eagle_topk": 2}, "--speculative-eagle-topk 2"),
