@@ -11,6 +11,8 @@ from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import LOGS, MIRROR_TRACE, Fleet
 
+SERVER_TEST_TIMEOUT_S = 600
+
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
@@ -36,6 +38,13 @@ def plain_server(fleet: Fleet) -> Server:
 def mirror_server(fleet: Fleet, plain_server: Server) -> Server:  # noqa: ARG001 - one starts after the other
     MIRROR_TRACE.unlink(missing_ok=True)
     return fleet.mirror(trace=MIRROR_TRACE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A busy machine takes minutes to start a server; a test that needs one may wait for it."""
+    for item in items:
+        if item.get_closest_marker("server") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SERVER_TEST_TIMEOUT_S))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -225,4 +225,4 @@ def test_forced_retraction(fleet: Fleet, plain_server: Server) -> None:
     assert divergences(found, wanted) == []
     assert sum(answer.meta.get("num_retractions", 0) for answer in found) > 0
     assert report(server)["steps"] > report(server)["plain_steps"]
-    fleet.stop("retraction")
+    assert fleet.stop("retraction") == []

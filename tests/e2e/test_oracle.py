@@ -15,7 +15,7 @@ from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, p
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.server
 
 NUM_TOKENS = 48
 
@@ -61,4 +61,4 @@ def test_engine_does_what_the_simulator_says(
         assert found == wanted
         hits += sum(step.source is not None for step in wanted)
     assert (hits > 0) == (roots != "none")
-    fleet.stop(f"lockstep-{roots}")
+    assert fleet.stop(f"lockstep-{roots}") == []

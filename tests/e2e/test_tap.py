@@ -18,7 +18,7 @@ from tests.e2e.fleet import GAMMA, Fleet, lockstep_trace
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.server
 
 LAYERS, NUM_TOKENS = 4, 32
 PROMPT = list(range(300, 340))
