@@ -193,9 +193,9 @@ def run(
         trace = logs / f"law-{arm.name}.jsonl"
         trace.unlink(missing_ok=True)
         traced = arm.name != "plain"
-        arm_ = Arm(arm.name, (*arm.flags, *(("--mirror-trace", str(trace)) if traced else ())))
-        arm_ = Arm(arm_.name, (*arm_.flags, "--random-seed", str(SEED)))
-        with server(arm_, pair, Cores.one_each(), logs / f"law-{arm.name}.log") as started:
+        extra = ["--random-seed", str(SEED), *(["--mirror-trace", str(trace)] if traced else [])]
+        seeded = Arm(arm.name, (*arm.flags, *extra))
+        with server(seeded, pair, Cores.one_each(), logs / f"law-{arm.name}.log") as started:
             started.wait()
             for setting in settings:
                 samples = sample(
