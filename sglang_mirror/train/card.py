@@ -37,7 +37,7 @@ def card(role: str, report: Mapping[str, Any]) -> str:
         f"* parameters: {model['num_parameters']:,}, shipped in bf16",
         *(f"* {line}" for line in model["phases"]),
         f"* held-out loss: {model['heldout_nats']:.3f} nats/token, {model['heldout_bits']:.3f} bits/byte "
-        f"({report['num_heldout_tokens']:,} tokens of CPython files that were not trained on)",
+        f"({report['num_heldout_tokens']:,} tokens of CPython files not trained on, every 4th window)",
         "* again: `python -m sglang_mirror.train.recipe --work out/train --out examples/models`\n",
         "## Accepted length\n",
         acceptance_table(report["acceptance"]),
@@ -55,8 +55,8 @@ def card(role: str, report: Mapping[str, Any]) -> str:
 def acceptance_table(results: Iterable[Mapping[str, Any]]) -> str:
     """Accepted length per step by temperature and gamma."""
     rows = [
-        "Tokens committed by a verification (bonus included), chain of gamma greedy draft tokens, over the",
-        "short prompts of `examples/data/heldout.jsonl`, 128 tokens each. A small model at temperature 0",
+        "Tokens committed by a verification (bonus included), chain of gamma greedy draft tokens, after the",
+        "first 40 prompts of `examples/data/heldout.jsonl`, 96 tokens each. A small model at temperature 0",
         "often falls into repeating itself, which is easy to draft: temperature 1 is the more telling row.\n",
         "| temperature | gamma | steps | accepted length | full windows |",
         "|---|---|---|---|---|",

@@ -37,13 +37,13 @@ def train_pair(work: Path, seconds: float, tokens: int | None, draft_share: floa
 
     def part(share: float, lr_scale: float, decay_share: float) -> Plan:
         budget = Budget(tokens=tokens and int(tokens * share), seconds=seconds * share)
-        return Plan(budget, lr_scale=lr_scale, decay_share=decay_share)
+        return Plan(budget, tokens_per_step=2048, lr_scale=lr_scale, decay_share=decay_share)
 
-    distill(work, part(draft_share * 0.5, 1.0, 0.5))
+    distill(work, part(draft_share * 0.35, 1.0, 0.5))
     target = load_trained(work / "target.pt", target_config())
     windows = training_windows(work, seed=4)
-    text = own_text(target, windows, work / "own_text.pt", seconds=seconds * draft_share * 0.2)
-    distill_on_own_text(work, text, part(draft_share * 0.3, 0.5, 0.8))
+    text = own_text(target, windows, work / "own_text.pt", seconds=seconds * draft_share * 0.15)
+    distill_on_own_text(work, text, part(draft_share * 0.5, 1.0, 0.8))
 
 
 def ship(work: Path, out: Path, data: Path) -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=70.0, help="the target's training time")
     parser.add_argument("--tokens", type=int, default=None, help="or its tokens, where that is sooner")
     parser.add_argument(
-        "--draft-share", type=float, default=0.3, help="the draft's time, relative to the target's"
+        "--draft-share", type=float, default=0.4, help="the draft's time, relative to the target's"
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 GAMMAS = (5, 7)
 SAMPLES = (("heldout-000", 0.0), ("heldout-001", 0.0), ("heldout-002", 0.7))
 SAMPLE_TOKENS = 96
+NUM_PROMPTS, NUM_TOKENS = 40, 96  # of the acceptance table
 
 
 def phase(name: str, checkpoint: Path) -> str:
@@ -48,11 +49,13 @@ def measure(
             "heldout_bits": bits_per_byte(nats, num_tokens, num_bytes),
         }
         logger.info("%s: held-out loss %.4f nats/token", role, nats)
-    short = [tokenizer.encode(p["prompt"]) for p in prompts if not p["long"]]
+    short = [tokenizer.encode(p["prompt"]) for p in prompts if not p["long"]][:NUM_PROMPTS]
     report["acceptance"] = [
         result
         for temperature in (0.0, 1.0)
-        for result in acceptance(target, draft, short, gammas=GAMMAS, temperature=temperature)
+        for result in acceptance(
+            target, draft, short, gammas=GAMMAS, temperature=temperature, num_tokens=NUM_TOKENS
+        )
     ]
     report["samples"] = [write_sample(target, tokenizer, prompts, *which) for which in SAMPLES]
     return report
