@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, VOCAB, make
 
 from sglang_mirror.draft.backends import load, load_backend
 from sglang_mirror.draft.backends.attention import TreeAttention
@@ -14,6 +13,7 @@ from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.load import load_torch
 from sglang_mirror.errors import DraftError, SettingsError
+from tests.draft.tiny import ARCHITECTURES, VOCAB, make
 
 OWN_LOOP = {"llama", "qwen2", "qwen3", "mistral"}
 

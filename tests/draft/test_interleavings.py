@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from draft_playing import Player, hello
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from sglang_mirror.protocol.messages import (
     Signal,
     Stamp,
 )
+from tests.draft.draft_playing import Player, hello
 
 VOCAB, GAMMA, KAPPA = 53, 3, 3
 SCRIPT = hash_script(VOCAB, order=3)

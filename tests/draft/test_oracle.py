@@ -7,7 +7,6 @@ import random
 from itertools import islice
 
 import pytest
-from draft_playing import Playback, Player, hello, scripted_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from sglang_mirror.core.roots import RootMode, phase_budgets
 from sglang_mirror.core.simulator import prepare_branches, simulate
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
 from sglang_mirror.draft.scheduler import Limits
+from tests.draft.draft_playing import Playback, Player, hello, scripted_models
 
 VOCAB = 61
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from draft_playing import hello
-from tiny import make
 
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 from sglang_mirror.protocol.channel import TargetChannel
@@ -32,6 +30,8 @@ from sglang_mirror.protocol.messages import (
     Stamp,
 )
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+from tests.draft.draft_playing import hello
+from tests.draft.tiny import make
 
 START_S = 60.0
 

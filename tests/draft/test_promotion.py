@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from draft_playing import Playback, Player, hello
-from tiny import make
 from transformers import AutoModelForCausalLM
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.core.simulator import Models, simulate
 from sglang_mirror.draft.backends.load import load_torch
 from sglang_mirror.draft.tree import Node
+from tests.draft.draft_playing import Playback, Player, hello
+from tests.draft.tiny import make
 
 
 class Plain:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from draft_playing import VOCABULARY, Player, hello
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.scripted import Faults, ScriptedBackend, hash_script
@@ -27,6 +26,7 @@ from sglang_mirror.protocol.messages import (
     Signal,
     Stamp,
 )
+from tests.draft.draft_playing import VOCABULARY, Player, hello
 
 VOCAB = 61
 A, B = b"a", b"b"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from drafted_trees import DraftedTree, draft_tree, shapes, stack
 
 from sglang_mirror.platform import tree
+from tests.platform.drafted_trees import DraftedTree, draft_tree, shapes, stack
 
 FULL, QLEN = tree.FULL_MASK, tree.QLEN_ONLY
 
