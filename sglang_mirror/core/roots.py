@@ -9,6 +9,9 @@ from typing import Literal
 
 from sglang_mirror.core.window import Window
 
+# Rounding may leave an exit nothing for the window's own token; a logarithm needs something.
+LEAST_PASSING = 1e-6
+
 RootMode = Literal["exit", "draft", "union", "none"]
 Source = Literal["draft", "exit"]
 
@@ -67,6 +70,20 @@ def reach(window: Window, candidates: Sequence[Candidates]) -> tuple[float, ...]
     for node in range(1, len(window)):
         parent = window.parents[node]
         values.append(values[parent] + candidates[parent].logprob(window.tokens[node]))
+    return tuple(values)
+
+
+def reach_by_exit(window: Window, candidates: Sequence[Candidates]) -> tuple[float, ...]:
+    """The same by the early exit, [n]: the path passes a node unless the target stops there.
+
+    The exit's candidates leave a node's own children out, so what they have together is the probability of
+    stopping; that of passing is shared by the children, which a chain has one of.
+    """
+    values = [0.0]
+    for node in range(1, len(window)):
+        parent = window.parents[node]
+        stops = sum(math.exp(logprob) for logprob in candidates[parent].logprobs)
+        values.append(values[parent] + math.log(max(1.0 - stops, LEAST_PASSING)))
     return tuple(values)
 
 

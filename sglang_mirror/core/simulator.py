@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sglang_mirror.core.branches import Branch, BranchTable
-from sglang_mirror.core.roots import Candidates, RootMode, Source, choose_roots, phase_budgets, reach
+from sglang_mirror.core.roots import (
+    Candidates,
+    RootMode,
+    Source,
+    choose_roots,
+    phase_budgets,
+    reach,
+    reach_by_exit,
+)
 from sglang_mirror.core.verify import Outcome, follow
 from sglang_mirror.core.window import Window
 
@@ -74,23 +82,24 @@ def prepare_branches(
     before_root = list(committed[:-1])
     prefixes = [before_root + _path(window, node) for node in range(len(window))]
     by_draft = [models.draft(prefix) for prefix in prefixes]
-    reached = reach(window, by_draft)
     first, total = phase_budgets(mode, budget)
     table = BranchTable(committed_len=len(committed))
 
-    def roll_out(candidates: Sequence[Candidates], count: int, source: Source) -> None:
+    def roll_out(
+        reached: Sequence[float], candidates: Sequence[Candidates], count: int, source: Source
+    ) -> None:
         taken = table.branches.keys()
         for root in choose_roots(window, reached, candidates, budget=count, taken=taken):
             branch = _draft_chain(models.draft, [*prefixes[root.node], root.token], gamma)
             table.put(len(committed), root.node, Branch(branch, source))
 
-    roll_out(by_draft, first, "draft")
+    roll_out(reach(window, by_draft), by_draft, first, "draft")
     if total > first:
         by_exit = [
             models.exit(prefix).without(window.child_tokens(node), kappa)
             for node, prefix in enumerate(prefixes)
         ]
-        roll_out(by_exit, total - len(table.branches), "exit")
+        roll_out(reach_by_exit(window, by_exit), by_exit, total - len(table.branches), "exit")
     return table
 
 

@@ -6,7 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sglang_mirror.core.roots import Candidates, RootMode, Source, choose_roots, phase_budgets, reach
+from sglang_mirror.core.roots import (
+    Candidates,
+    RootMode,
+    Source,
+    choose_roots,
+    phase_budgets,
+    reach,
+    reach_by_exit,
+)
 from sglang_mirror.core.window import Window
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.protocol.messages import RolledOut
@@ -109,7 +117,8 @@ class Rollout:
         if not self._chosen[1]:
             self._choose_from_own()
         if self._chosen[1] and self._signal is not None and not self._chosen[2]:
-            self._choose(self._signal, self._total - len(self.branches), "exit")
+            reached = reach_by_exit(self._as_window(), self._signal)
+            self._choose(reached, self._signal, self._total - len(self.branches), "exit")
             self._chosen[2] = True
         for branch in self.branches.values():
             if not branch.sent:
@@ -155,9 +164,11 @@ class Rollout:
     def _own_candidates(self) -> list[Candidates]:
         return [node.candidates or NOTHING_KNOWN for node in self.window.nodes]
 
-    def _choose(self, candidates: Sequence[Candidates], budget: int, source: Source) -> None:
+    def _choose(
+        self, reached: Sequence[float], candidates: Sequence[Candidates], budget: int, source: Source
+    ) -> None:
         taken = self.branches.keys()
-        roots = choose_roots(self._as_window(), self._reach, candidates, budget=budget, taken=taken)
+        roots = choose_roots(self._as_window(), reached, candidates, budget=budget, taken=taken)
         for root in roots:
             self._start(root.node, root.token, source)
 
@@ -173,7 +184,7 @@ class Rollout:
         """
         own = self._own_candidates()
         if self.window.tip.candidates is not None:
-            self._choose(own, self._first - len(self.branches), "draft")
+            self._choose(self._reach, own, self._first - len(self.branches), "draft")
             self._chosen[1] = True
             return
         if self.branches:
