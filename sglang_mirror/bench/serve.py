@@ -8,7 +8,7 @@ import sys
 
 from sglang_mirror.bench.arms import CPU, Cores, mirror
 from sglang_mirror.bench.client import payload
-from sglang_mirror.bench.demo import GAMMA, say
+from sglang_mirror.bench.demo import EMBEDDED, GAMMA, say
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import cpu_environment
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Say how to try it, then become the server, so that its signals and its end are our own."""
     cores = Cores.one_each()
     pair = embedded_pair()
-    arm = mirror(pair, cores, gamma=GAMMA)
+    arm = mirror(pair, cores, gamma=GAMMA, **EMBEDDED)
     body = json.dumps(payload("def read_lines(path):\n", num_tokens=64))
     say(f"starting on port {PORT}; when it is ready, try:\n")
     say(f"  curl -s http://127.0.0.1:{PORT}/generate -H 'Content-Type: application/json' -d '{body}'\n")
