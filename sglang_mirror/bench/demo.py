@@ -20,8 +20,8 @@ from sglang_mirror.bench.server import Server
 from sglang_mirror.errors import MirrorError
 
 GAMMA = 7
-# The embedded target's exit at three quarters guesses the correction at once in 4 of 5 cases, at half in 1 of 5.
-EMBEDDED = {"exit_layer": 6, "root_budget": 16}
+# The embedded target's exit at three quarters guesses the correction at once in 4 of 5 cases, at half in 1.
+EMBEDDED: dict[str, Any] = {"exit_layer": 6, "root_budget": 16}
 
 
 def say(text: str, end: str = "\n") -> None:
