@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 
 class Trace:
@@ -16,7 +15,7 @@ class Trace:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._file: TextIO | None = Path(path).open("a", encoding="utf-8", buffering=1) if path else None  # noqa: SIM115 - ours until close()
+        self._file: TextIO | None = Path(path).open("a", encoding="utf-8", buffering=1) if path else None  # noqa: SIM115 - line-buffered, ours to the process's end
 
     def __bool__(self) -> bool:
         return self._file is not None
@@ -24,15 +23,3 @@ class Trace:
     def write(self, **fields: Any) -> None:
         if self._file is not None:
             self._file.write(json.dumps(fields) + "\n")
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
