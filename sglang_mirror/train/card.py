@@ -24,6 +24,9 @@ seldom means anything: do not use them for anything else. They know no chat: the
 messages into one text to go on from.
 """
 
+# The training phases stand between these two lines.
+PARAMETERS, HELD_OUT = "* parameters: ", "* held-out loss: "
+
 
 def card(role: str, report: Mapping[str, Any]) -> str:
     """The README.md of `role` ("target" or "draft") from the evaluation's report."""
@@ -34,9 +37,9 @@ def card(role: str, report: Mapping[str, Any]) -> str:
         ABOUT[role],
         PURPOSE,
         "## Training\n",
-        f"* parameters: {model['num_parameters']:,}, shipped in bf16",
+        f"{PARAMETERS}{model['num_parameters']:,}, shipped in bf16",
         *(f"* {line}" for line in model["phases"]),
-        f"* held-out loss: {model['heldout_nats']:.3f} nats/token, {model['heldout_bits']:.3f} bits/byte "
+        f"{HELD_OUT}{model['heldout_nats']:.3f} nats/token, {model['heldout_bits']:.3f} bits/byte "
         f"({report['num_heldout_tokens']:,} tokens of CPython files not trained on, every 4th window)",
         "* again: `python -m sglang_mirror.train.recipe --work out/train --out examples/models`\n",
         "## Accepted length\n",
@@ -50,6 +53,14 @@ def card(role: str, report: Mapping[str, Any]) -> str:
         "\nThe weights and the recipe are under Apache-2.0; the sources keep their own licences.",
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def phases_in(text: str) -> list[str]:
+    """The training phases that a card lists, in their order."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(PARAMETERS))
+    last = next(number for number, line in enumerate(lines) if line.startswith(HELD_OUT))
+    return [line.removeprefix("* ") for line in lines[first + 1 : last]]
 
 
 def acceptance_table(results: Iterable[Mapping[str, Any]]) -> str:

@@ -1,11 +1,12 @@
 """The draft's training: KL divergence against the target's distribution, plus a little cross-entropy.
 
-Phase 1 runs on the corpus. Phase 2 mixes in the target's own greedy and sampled text, which is what the draft
-will be asked to continue: at temperature 0 only the tokens that the target itself writes count.
+The first phase runs on the corpus. The others mix in the target's own greedy and sampled text, which is what
+the draft will be asked to continue: at temperature 0 only the tokens that the target itself writes count.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from sglang_mirror.train import attention
 from sglang_mirror.train.data import Windows
 from sglang_mirror.train.export import load_trained
 from sglang_mirror.train.pretrain import training_windows
-from sglang_mirror.train.shapes import build, draft_config, target_config
+from sglang_mirror.train.shapes import draft_config, target_config
+from sglang_mirror.train.start import start_model
 from sglang_mirror.train.trainer import Loss, Plan, Trainer
 
 CROSS_ENTROPY_SHARE = 0.1
-OWN_TEXT_SHARE = 0.5  # of the rows of a phase-2 step
 
 
 def distillation_loss(draft: Qwen3ForCausalLM, target: Qwen3ForCausalLM, *, compiled: bool) -> Loss:
@@ -51,16 +52,17 @@ def distillation_loss(draft: Qwen3ForCausalLM, target: Qwen3ForCausalLM, *, comp
 
 
 class MixedWindows(Windows):
-    """Corpus windows, with OWN_TEXT_SHARE of each step's rows drawn from the target's own text instead."""
+    """Corpus windows, with `share` of each step's rows drawn from the target's own text instead."""
 
-    def __init__(self, corpus: Windows, own_text: torch.Tensor) -> None:
+    def __init__(self, corpus: Windows, own_text: torch.Tensor, share: float) -> None:
         """`own_text`: rows of tokens that the target wrote after a prefix of the corpus, [N, T]."""
         self.corpus = corpus
         self.own_text = own_text
+        self.share = share
 
     def batch(self, step: int, num_windows: int, window_len: int) -> torch.Tensor:
         """As Windows.batch, [num_windows, window_len + 1]; a row of own text joins several pieces."""
-        num_own = round(num_windows * OWN_TEXT_SHARE)
+        num_own = round(num_windows * self.share)
         rows = self.corpus.batch(step, num_windows - num_own, window_len)
         pieces = -(-(window_len + 1) // self.own_text.shape[1])
         rng = np.random.default_rng((self.corpus.seed, step, 1))
@@ -69,27 +71,60 @@ class MixedWindows(Windows):
         return torch.cat([rows, own])
 
 
-def distill(work: Path, plan: Plan, *, compiled: bool = True) -> Trainer:
-    """Phase 1: trains (or goes on training) the draft on the corpus; its checkpoint is `work`/draft.pt."""
-    draft = build(draft_config())
-    return _train(work, draft, training_windows(work, seed=2), plan, "draft.pt", compiled=compiled)
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One part of the draft's training.
+
+    Attributes:
+        name: as the card calls it.
+        share: of the draft's time.
+        own_text_share: of each step's rows, taken from text that the target wrote itself.
+        lr_scale: of the learning rates.
+        decay_share: of the phase, in which they fall.
+    """
+
+    name: str
+    share: float
+    own_text_share: float
+    lr_scale: float
+    decay_share: float
 
 
-def distill_on_own_text(work: Path, own_text: torch.Tensor, plan: Plan, *, compiled: bool = True) -> Trainer:
-    """Phase 2: goes on from phase 1 with the target's own text mixed in; writes `work`/draft_own.pt."""
-    draft = build(draft_config())
-    draft.load_state_dict(torch.load(work / "draft.pt", weights_only=True)["model"])
-    windows = MixedWindows(training_windows(work, seed=3), own_text)
-    return _train(work, draft, windows, plan, "draft_own.pt", compiled=compiled)
+PHASES = (
+    Phase("distilled from the target on the corpus", 0.2, 0.0, 1.0, 0.5),
+    Phase("then half on text that the target wrote itself", 0.3, 0.5, 1.0, 0.8),
+    Phase("then 70% on more such text, at 0.6 of the rate", 0.3, 0.7, 0.6, 0.8),
+)
 
 
-def _train(
-    work: Path, draft: Qwen3ForCausalLM, windows: Windows, plan: Plan, checkpoint: str, *, compiled: bool
+def distill(
+    work: Path,
+    number: int,
+    plan: Plan,
+    own_text: torch.Tensor | None = None,
+    *,
+    start: Path | None = None,
+    compiled: bool = True,
 ) -> Trainer:
+    """Trains the draft through phase `number` of PHASES; its checkpoint is `checkpoint(work, number)`.
+
+    It goes on from the phase before; the first one from the pair in `start`, if there is one.
+    """
+    draft = start_model(start, "draft", draft_config())
+    if number:
+        draft.load_state_dict(torch.load(checkpoint(work, number - 1), weights_only=True)["model"])
+    windows = training_windows(work, seed=2 + number)
+    if own_text is not None:
+        windows = MixedWindows(windows, own_text, PHASES[number].own_text_share)
     target = load_trained(work / "target.pt", target_config())
     for model in (target, draft):
         model.set_attn_implementation(attention.NAME)
     loss = distillation_loss(draft, target, compiled=compiled)
-    trainer = Trainer(draft, loss, windows, plan, work / checkpoint)
+    trainer = Trainer(draft, loss, windows, plan, checkpoint(work, number))
     trainer.train()
     return trainer
+
+
+def checkpoint(work: Path, number: int) -> Path:
+    """Where phase `number` of the draft's training keeps what it has."""
+    return work / f"draft-{number}.pt"

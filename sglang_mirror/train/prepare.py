@@ -10,21 +10,24 @@ from typing import Any
 
 from sglang_mirror.train.corpus import Source, digest, find_sources
 from sglang_mirror.train.data import write_tokens
-from sglang_mirror.train.tokenizer import train_tokenizer
+from sglang_mirror.train.tokenizer import load_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_SHARE = 3  # the merges are learned from CPython's files and every third other file
 
 
-def prepare(work: Path) -> None:
-    """Writes tokenizer/, train.bin, heldout.bin and corpus.json under `work`, unless they are there."""
+def prepare(work: Path, start: Path | None = None) -> None:
+    """Writes tokenizer/, train.bin, heldout.bin and corpus.json under `work`, unless they are there.
+
+    The tokenizer is learned anew, or is that of the pair in the folder `start`.
+    """
     if (work / "corpus.json").exists():
         return
     work.mkdir(parents=True, exist_ok=True)
     train, heldout = find_sources()
-    sample = [s.text for s in train if s.package == "CPython" or digest(s.name) % TOKENIZER_SHARE == 0]
-    tokenizer = train_tokenizer(sample)
+    sample = (s.text for s in train if s.package == "CPython" or digest(s.name) % TOKENIZER_SHARE == 0)
+    tokenizer = train_tokenizer(sample) if start is None else load_tokenizer(start / "target")
     tokenizer.save_pretrained(work / "tokenizer")
     cpython = [s.text for s in train if s.package == "CPython"]  # find_sources puts these first
     manifest = {

@@ -11,7 +11,8 @@ from transformers import Qwen3ForCausalLM
 
 from sglang_mirror.train import attention
 from sglang_mirror.train.data import Windows
-from sglang_mirror.train.shapes import build, target_config
+from sglang_mirror.train.shapes import target_config
+from sglang_mirror.train.start import start_model
 from sglang_mirror.train.trainer import Loss, Plan, Trainer
 
 FAVOURED_SHARE = 0.5  # of the windows begin in CPython's library, whose style the prompts have
@@ -44,9 +45,9 @@ def training_windows(work: Path, seed: int) -> Windows:
     )
 
 
-def pretrain(work: Path, plan: Plan, *, compiled: bool = True) -> Trainer:
-    """Trains (or goes on training) the target; its checkpoint is `work`/target.pt."""
-    model = build(target_config())
+def pretrain(work: Path, plan: Plan, *, start: Path | None = None, compiled: bool = True) -> Trainer:
+    """Trains the target, from `start`'s if there is one; its checkpoint is `work`/target.pt."""
+    model = start_model(start, "target", target_config())
     model.set_attn_implementation(attention.NAME)
     loss = next_token_loss(model, compiled=compiled)
     trainer = Trainer(model, loss, training_windows(work, seed=1), plan, work / "target.pt")

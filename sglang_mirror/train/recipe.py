@@ -1,7 +1,8 @@
 """The whole recipe as one resumable command: `python -m sglang_mirror.train.recipe --out examples/models`.
 
-Stages: prepare, pretrain, distill, own text, distill on it, measure, export. A stage that is done is skipped,
-and one that was interrupted goes on from its last checkpoint, at most a minute back.
+Stages: prepare, pretrain, then for each of the draft's phases own text and distillation, measure, export. A
+stage that is done is skipped, and one that was interrupted goes on from its last checkpoint, at most a minute
+back. `--start-from` goes on from a pair that was trained before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 from sglang_mirror.train import heldout
 from sglang_mirror.train.card import card
 from sglang_mirror.train.corpus import find_sources
-from sglang_mirror.train.distill import distill, distill_on_own_text
+from sglang_mirror.train.distill import PHASES, checkpoint, distill
 from sglang_mirror.train.export import export, load_trained
 from sglang_mirror.train.generate import own_text
 from sglang_mirror.train.optim import Budget
@@ -25,40 +26,53 @@ from sglang_mirror.train.prepare import prepare
 from sglang_mirror.train.pretrain import pretrain, training_windows
 from sglang_mirror.train.report import measure, phase
 from sglang_mirror.train.shapes import draft_config, target_config
+from sglang_mirror.train.start import phases_so_far
 from sglang_mirror.train.tokenizer import load_tokenizer
 from sglang_mirror.train.trainer import Plan
 
 logger = logging.getLogger(__name__)
 
+LATER_LR_SCALE = 0.6
+OWN_TEXT_TIME = 0.1  # of the draft's, for each phase that wants such text
 
-def train_pair(work: Path, seconds: float, tokens: int | None, draft_share: float) -> None:
-    """Trains both; the draft's phases together take `draft_share` of the target's time or tokens."""
-    pretrain(work, Plan(Budget(tokens=tokens, seconds=seconds)))
 
-    def part(share: float, lr_scale: float, decay_share: float) -> Plan:
-        budget = Budget(tokens=tokens and int(tokens * share), seconds=seconds * share)
-        return Plan(budget, tokens_per_step=2048, lr_scale=lr_scale, decay_share=decay_share)
+def train_pair(
+    work: Path, *, seconds: float, tokens: int | None, draft_share: float, start: Path | None
+) -> None:
+    """Trains both; the draft's phases together take `draft_share` of the target's time or tokens.
 
-    distill(work, part(draft_share * 0.35, 1.0, 0.5))
+    What goes on from an earlier pair keeps to `LATER_LR_SCALE` of the learning rates.
+    """
+    lr_scale = 1.0 if start is None else LATER_LR_SCALE
+    pretrain(work, Plan(Budget(tokens=tokens, seconds=seconds), lr_scale=lr_scale), start=start)
     target = load_trained(work / "target.pt", target_config())
-    windows = training_windows(work, seed=4)
-    text = own_text(target, windows, work / "own_text.pt", seconds=seconds * draft_share * 0.15)
-    distill_on_own_text(work, text, part(draft_share * 0.5, 1.0, 0.8))
+    for number, stage in enumerate(PHASES):
+        share = draft_share * stage.share
+        text = None
+        if stage.own_text_share:
+            windows, path = training_windows(work, seed=10 + number), work / f"own_text-{number}.pt"
+            text = own_text(target, windows, path, seconds=seconds * draft_share * OWN_TEXT_TIME)
+        plan = Plan(
+            Budget(tokens=tokens and int(tokens * share), seconds=seconds * share),
+            tokens_per_step=2048,
+            lr_scale=lr_scale * stage.lr_scale,
+            decay_share=stage.decay_share,
+        )
+        distill(work, number, plan, text, start=start)
 
 
-def ship(work: Path, out: Path, data: Path) -> None:
+def ship(work: Path, out: Path, data: Path, start: Path | None) -> None:
     """Measures the pair and writes both folders; cuts the prompts where `data` has none yet."""
     tokenizer = load_tokenizer(work / "tokenizer")
     if not data.exists():
         heldout.write(data, find_sources()[1], tokenizer)
     target = load_trained(work / "target.pt", target_config())
-    draft = load_trained(work / "draft_own.pt", draft_config())
+    draft = load_trained(checkpoint(work, len(PHASES) - 1), draft_config())
     report = measure(work, target, draft, tokenizer, heldout.read(data))
-    report["target"]["phases"] = [phase("next token, corpus", work / "target.pt")]
-    report["draft"]["phases"] = [
-        phase("distilled from the target on the corpus", work / "draft.pt"),
-        phase("then half on text that the target wrote itself", work / "draft_own.pt"),
-    ]
+    target_phases = [phase("next token, corpus", work / "target.pt")]
+    draft_phases = [phase(stage.name, checkpoint(work, number)) for number, stage in enumerate(PHASES)]
+    report["target"]["phases"] = phases_so_far(start, "target") + target_phases
+    report["draft"]["phases"] = phases_so_far(start, "draft") + draft_phases
     (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     models: dict[str, Qwen3ForCausalLM] = {"target": target, "draft": draft}
     for role, model in models.items():
@@ -79,14 +93,21 @@ def main() -> None:
     parser.add_argument(
         "--draft-share", type=float, default=0.4, help="the draft's time, relative to the target's"
     )
+    parser.add_argument("--start-from", type=Path, help="go on from the pair in this folder, such as --out's")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    prepare(args.work)
-    train_pair(args.work, args.minutes * 60, args.tokens, args.draft_share)
+    prepare(args.work, args.start_from)
+    train_pair(
+        args.work,
+        seconds=args.minutes * 60,
+        tokens=args.tokens,
+        draft_share=args.draft_share,
+        start=args.start_from,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
-    ship(args.work, args.out, args.data)
+    ship(args.work, args.out, args.data, args.start_from)
 
 
 if __name__ == "__main__":

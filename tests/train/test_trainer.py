@@ -79,11 +79,12 @@ def test_windows_depend_on_seed_and_step_only(windows: Windows) -> None:
     assert not torch.equal(windows.batch(3, 8, 16), windows.batch(4, 8, 16))
 
 
-def test_mixed_windows_hold_half_own_text(windows: Windows) -> None:
+@pytest.mark.parametrize(("share", "num_own"), [(0.5, 2), (0.7, 3)])
+def test_mixed_windows_hold_their_share_of_own_text(windows: Windows, share: float, num_own: int) -> None:
     own = torch.full((5, 10), 63)  # 63 is not in the file
-    rows = MixedWindows(windows, own).batch(0, 4, 16)
+    rows = MixedWindows(windows, own, share).batch(0, 4, 16)
     assert rows.shape == (4, 17)
-    assert [bool((row == 63).all()) for row in rows] == [False, False, True, True]
+    assert [bool((row == 63).all()) for row in rows] == [False] * (4 - num_own) + [True] * num_own
 
 
 def test_the_rate_warms_up_stays_and_decays() -> None:
