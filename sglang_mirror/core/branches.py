@@ -34,10 +34,15 @@ class BranchTable:
         self.branches.clear()
 
     def put(self, committed_len: int, node: int, branch: Branch) -> bool:
-        """Keep a branch for (node, branch.window.root); False if it is stale and was dropped."""
+        """Keep a branch for (node, branch.window.root); False if it is stale and was dropped.
+
+        Of two branches for one outcome the longer is kept, the first if they are as long.
+        """
         if committed_len != self.committed_len:
             return False
-        self.branches.setdefault((node, branch.window.root), branch)
+        held = self.branches.setdefault((node, branch.window.root), branch)
+        if len(branch.window) > len(held.window):
+            self.branches[node, branch.window.root] = branch
         return True
 
     def look_up(self, outcome: Outcome) -> Branch | None:

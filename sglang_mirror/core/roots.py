@@ -7,10 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sglang_mirror.core.agreement import LEAST, MOST, Agreement
 from sglang_mirror.core.window import Window
-
-# Rounding may leave an exit nothing for the window's own token; a logarithm needs something.
-LEAST_PASSING = 1e-6
 
 RootMode = Literal["exit", "draft", "union", "none"]
 Source = Literal["draft", "exit"]
@@ -64,32 +62,84 @@ def phase_budgets(mode: RootMode, budget: int) -> tuple[int, int]:
     return math.ceil(budget * PHASE_1_SHARE), budget
 
 
-def reach(window: Window, candidates: Sequence[Candidates]) -> tuple[float, ...]:
-    """Log-probability, by the draft's own estimate, that the verified path comes to each node, [n]."""
-    values = [0.0]
-    for node in range(1, len(window)):
-        parent = window.parents[node]
-        values.append(values[parent] + candidates[parent].logprob(window.tokens[node]))
-    return tuple(values)
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What a guesser says of where verification will stop; logarithms of probabilities, one a node.
 
-
-def reach_by_exit(window: Window, candidates: Sequence[Candidates]) -> tuple[float, ...]:
-    """The same by the early exit, [n]: the path passes a node unless the target stops there.
-
-    The exit's candidates leave a node's own children out, so what they have together is the probability of
-    stopping; that of passing is shared by the children, which a chain has one of.
+    Attributes:
+        reach: that the verified path comes to the node, [n].
+        stop: that it stops there once it has come, as a share of what the guesser gives to tokens other than
+            the node's children: with a candidate's own log-probability it makes P(outcome | path came). [n]
+        passing: that it goes on, as the guesser has it before its agreement is weighed; 0 at leaves. [n]
     """
-    values = [0.0]
-    for node in range(1, len(window)):
-        parent = window.parents[node]
-        stops = sum(math.exp(logprob) for logprob in candidates[parent].logprobs)
-        values.append(values[parent] + math.log(max(1.0 - stops, LEAST_PASSING)))
-    return tuple(values)
+
+    reach: tuple[float, ...]
+    stop: tuple[float, ...]
+    passing: tuple[float, ...]
+
+    def value(self, node: int, logprob: float) -> float:
+        """Log-probability of the outcome (node, token), the guesser giving `logprob` to that token."""
+        return self.reach[node] + self.stop[node] + logprob
+
+
+def chances(window: Window, candidates: Sequence[Candidates], agreement: Agreement) -> Chances:
+    """By the draft: the path passes a node with the draft's probability of its children."""
+    children = [window.children(node) for node in range(len(window))]
+    shares = [
+        [math.exp(candidates[node].logprob(window.tokens[child])) for child in below]
+        for node, below in enumerate(children)
+    ]
+    return _chances(children, shares, agreement)
+
+
+def chances_by_exit(window: Window, candidates: Sequence[Candidates], agreement: Agreement) -> Chances:
+    """By the early exit: the path passes a node unless the target stops there.
+
+    Its candidates leave a node's own children out, so what they have together is the probability of stopping;
+    that of passing is shared by the children, which a chain has one of.
+    """
+    children = [window.children(node) for node in range(len(window))]
+    shares = []
+    for node, below in enumerate(children):
+        passing = 1.0 - sum(math.exp(logprob) for logprob in candidates[node].logprobs)
+        shares.append([max(passing, LEAST) / len(below) for _ in below])
+    return _chances(children, shares, agreement)
+
+
+def _chances(
+    children: Sequence[Sequence[int]], shares: Sequence[Sequence[float]], agreement: Agreement
+) -> Chances:
+    """`shares`: what the guesser gives to each child of each node."""
+    reach, stop, passing = [0.0] * len(children), [0.0] * len(children), [0.0] * len(children)
+    for node, (below, given) in enumerate(zip(children, shares, strict=True)):
+        if not below:
+            continue
+        total = min(max(sum(given), LEAST), MOST)
+        passing[node] = math.log(total)
+        agrees = agreement.probability(passing[node])
+        stop[node] = math.log1p(-agrees) - math.log1p(-total)
+        for child, share in zip(below, given, strict=True):
+            reach[child] = reach[node] + math.log(agrees * max(share, LEAST) / max(sum(given), LEAST))
+    return Chances(tuple(reach), tuple(stop), tuple(passing))
+
+
+def learn(agreement: Agreement, window: Window, said: Chances, committed: Sequence[int]) -> None:
+    """Let `agreement` see where the target agreed with the window, from the tokens that were committed."""
+    node = 0
+    for token in committed:
+        below = window.children(node)
+        if not below:
+            return
+        agreeing = next((child for child in below if window.tokens[child] == token), None)
+        agreement.observe(said.passing[node], agreeing is not None)
+        if agreeing is None:
+            return
+        node = agreeing
 
 
 def choose_roots(
     window: Window,
-    reach_logprobs: Sequence[float],
+    said: Chances,
     candidates: Sequence[Candidates],
     *,
     budget: int,
@@ -97,12 +147,12 @@ def choose_roots(
 ) -> list[Root]:
     """The `budget` most probable outcomes that no branch covers yet, best first.
 
-    The value of (node, token) is log P(path comes to node) + log P(token | node). A node's own children are
-    left out: were the target to choose one, there would be no correction at that node.
+    The value of (node, token) is log P(path comes to node) + log P(stops there) + log P(token | stops there).
+    A node's own children are left out: were the target to choose one, there would be no correction at it.
 
     Args:
         window: the window being verified, n nodes.
-        reach_logprobs: `reach` of that window, [n].
+        said: the guesser's chances in that window.
         candidates: next-token candidates at each node, from the draft or from the early exit, [n].
         budget: how many roots to return at most.
         taken: outcomes (node, token) that have a branch already.
@@ -111,7 +161,7 @@ def choose_roots(
     children = [window.child_tokens(node) for node in range(len(window))]
     # Ties break by position, so that two machines with the same numbers choose the same roots.
     ranked = sorted(
-        (-(reach_logprobs[node] + logprob), node, token)
+        (-said.value(node, logprob), node, token)
         for node, options in enumerate(candidates)
         for token, logprob in zip(options.tokens, options.logprobs, strict=True)
         if token not in children[node] and (node, token) not in covered

@@ -7,17 +7,20 @@ engine that waits for its draft must produce.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sglang_mirror.core.agreement import Agreement
 from sglang_mirror.core.branches import Branch, BranchTable
 from sglang_mirror.core.roots import (
     Candidates,
+    Chances,
     RootMode,
     Source,
+    chances,
+    chances_by_exit,
     choose_roots,
+    learn,
     phase_budgets,
-    reach,
-    reach_by_exit,
 )
 from sglang_mirror.core.verify import Outcome, follow
 from sglang_mirror.core.window import Window
@@ -68,8 +71,23 @@ def _draft_chain(draft: NextCandidates, prefix: Sequence[int], gamma: int) -> Wi
     return Window.chain(prefix[-1], tokens[len(prefix) :])
 
 
+@dataclass(slots=True)
+class Guessers:
+    """What one request has learned of its two guessers, and what each said of the window being verified."""
+
+    draft: Agreement = field(default_factory=Agreement)
+    exit: Agreement = field(default_factory=Agreement)
+    said: list[tuple[Agreement, Chances]] = field(default_factory=list)
+
+    def learn(self, window: Window, committed: Sequence[int]) -> None:
+        for agreement, said in self.said:
+            learn(agreement, window, said, committed)
+        self.said.clear()
+
+
 def prepare_branches(
     models: Models,
+    guessers: Guessers,
     committed: Sequence[int],
     window: Window,
     *,
@@ -85,21 +103,22 @@ def prepare_branches(
     first, total = phase_budgets(mode, budget)
     table = BranchTable(committed_len=len(committed))
 
-    def roll_out(
-        reached: Sequence[float], candidates: Sequence[Candidates], count: int, source: Source
-    ) -> None:
+    def roll_out(said: Chances, candidates: Sequence[Candidates], count: int, source: Source) -> None:
+        guessers.said.append((guessers.draft if source == "draft" else guessers.exit, said))
         taken = table.branches.keys()
-        for root in choose_roots(window, reached, candidates, budget=count, taken=taken):
+        for root in choose_roots(window, said, candidates, budget=count, taken=taken):
             branch = _draft_chain(models.draft, [*prefixes[root.node], root.token], gamma)
             table.put(len(committed), root.node, Branch(branch, source))
 
-    roll_out(reach(window, by_draft), by_draft, first, "draft")
+    if first:
+        roll_out(chances(window, by_draft, guessers.draft), by_draft, first, "draft")
     if total > first:
         by_exit = [
             models.exit(prefix).without(window.child_tokens(node), kappa)
             for node, prefix in enumerate(prefixes)
         ]
-        roll_out(reach_by_exit(window, by_exit), by_exit, total - len(table.branches), "exit")
+        said = chances_by_exit(window, by_exit, guessers.exit)
+        roll_out(said, by_exit, total - len(table.branches), "exit")
     return table
 
 
@@ -127,10 +146,11 @@ def simulate(
     committed = [*prompt, models.target(prompt)]
     goal = len(prompt) + num_tokens
     window = _draft_chain(models.draft, committed, gamma)
+    guessers = Guessers()
     while len(committed) < goal:
         before_root = committed[:-1]
         table = prepare_branches(
-            models, committed, window, gamma=gamma, kappa=kappa, mode=mode, budget=budget
+            models, guessers, committed, window, gamma=gamma, kappa=kappa, mode=mode, budget=budget
         )
         wanted = [models.target(before_root + _path(window, node)) for node in range(len(window))]
         verdict = follow(window, wanted)
@@ -142,5 +162,6 @@ def simulate(
             num_accepted=verdict.num_accepted,
             source=branch.source if branch else None,
         )
+        guessers.learn(window, verdict.committed(window))
         committed += verdict.committed(window)
         window = branch.window if branch else _draft_chain(models.draft, committed, gamma)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What follows the signal must be ready in a quarter of the target's step, and on a CPU every row costs.
+ROWS_AFTER_SIGNAL_ON_CPU = 2
+
 FAILED = 1
 BAD_SETTINGS = 2
 
@@ -56,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keys.add_argument("--insecure-tcp", action="store_true", help="serve tcp:// without keys")
     add("--parent-pid", type=int, default=0, help="end when this process ends")
     add("--rows", type=int, default=64, help="rows of rollouts in one forward (default: %(default)s)")
+    add(
+        "--rows-after-signal",
+        type=int,
+        help="rows of a request's branches once the early exit has spoken (default: "
+        f"{ROWS_AFTER_SIGNAL_ON_CPU} on a CPU, elsewhere all)",
+    )
     add("--prefill-rows", type=int, default=128, help="prompt tokens in one forward (default: %(default)s)")
     add("--trace", type=Path, help="write every forward to this file, one JSON object a line")
 
@@ -121,15 +130,18 @@ def _prepare(args: argparse.Namespace) -> DraftServer:
     trace = Trace(args.trace)
     channel = bind(args.endpoint, args.curve_dir)
     logger.info("%s on %s serves %s", backend.name, backend.device, channel.endpoint)
-    limits = Limits(rows=args.rows, prefill_rows=args.prefill_rows)
+    after_signal = args.rows_after_signal
+    if after_signal is None and backend.device == "cpu":
+        after_signal = ROWS_AFTER_SIGNAL_ON_CPU
+    limits = Limits(rows=args.rows, rows_after_signal=after_signal, prefill_rows=args.prefill_rows)
     return DraftServer(channel, backend, vocabulary, limits=limits, trace=trace, parent=parent)
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
     """Every setting that cannot work, as far as that is known before the model is loaded."""
     problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
-    for option in ("rows", "prefill_rows"):
-        if (value := getattr(args, option)) < 1:
+    for option in ("rows", "rows_after_signal", "prefill_rows"):
+        if (value := getattr(args, option)) is not None and value < 1:
             problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
     if args.threads < 0:
         problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")

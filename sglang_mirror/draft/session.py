@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Cache, Segment
-from sglang_mirror.draft.rollout import Rollout, RolloutSettings
+from sglang_mirror.draft.rollout import Agreements, Rollout, RolloutSettings
 from sglang_mirror.draft.tree import Node, TokenTree
 from sglang_mirror.protocol.messages import (
     Branches,
@@ -50,11 +50,20 @@ class Session:
         # While the target computes a prompt, the draft prepares for its first token, and keeps it to itself:
         # the window that is asked for then has a head start.
         self._quiet = not awaited
-        self._rollout = Rollout(self._tree.root, settings, depth=settings.gamma if awaited else 0)
+        self._agreements = Agreements()
+        self._rollout = self._roll_out(depth=settings.gamma if awaited else 0)
+
+    def _roll_out(self, *, depth: int) -> Rollout:
+        return Rollout(self._tree.root, self._settings, self._agreements, depth=depth)
 
     @property
     def num_slots(self) -> int:
         return self._tree.num_slots
+
+    @property
+    def signalled(self) -> bool:
+        """Whether the exit has said which branches are likely."""
+        return self._rollout.signalled
 
     @property
     def num_prefill(self) -> int:
@@ -63,17 +72,19 @@ class Session:
         return pending if pending > SHORT_TEXT else 0
 
     def commit(self, outcome: Outcome) -> None:
-        """The window's outcome is known: keep what it leaves alive, and prepare for the next."""
+        """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
+        self._rollout.learn(outcome.tokens)
         move = self._tree.commit(outcome.tokens)
         if move is not None:
             self.cache.move(move.slots, move.start)
         self.stamp = outcome.stamp
-        self.awaited = not outcome.hit
+        gamma = self._settings.gamma
+        self.awaited = not outcome.window_len
         self._quiet = False
-        self._rollout = Rollout(self._tree.root, self._settings, depth=self._settings.gamma)
+        self._rollout = self._roll_out(depth=min(outcome.window_len, gamma) or gamma)
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
-        """Candidates of the early exit; what the draft has no embedding for is left out."""
+        """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all."""
         shape = [len(tokens) for tokens in said.tokens]
         if len(shape) != self._rollout.window.depth + 1 or shape != [len(row) for row in said.logprobs]:
             return
@@ -91,7 +102,7 @@ class Session:
             self.awaited = False
             window = rollout.window
             said.append(FreshWindow(self.stamp, window.draft_tokens, window.parents, busy_ms))
-        branches, phase = rollout.take_finished()
+        branches, phase = rollout.take_due()
         if branches or phase:
             said.append(Branches(self.stamp, branches, phase, busy_ms))
         return said
@@ -149,7 +160,7 @@ class Session:
 
 
 def _known(tokens: Sequence[int], logprobs: Sequence[float], vocab_size: int) -> Candidates:
-    kept = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if 0 <= t < vocab_size]
+    kept = [(t, p) for t, p in zip(tokens, logprobs, strict=True) if 0 <= t < vocab_size and p <= 0.0]
     return Candidates(tuple(t for t, _ in kept), tuple(p for _, p in kept))
 
 

@@ -122,7 +122,7 @@ class DraftClient:
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    self._send(Commit((Outcome(request.stamp, tuple(tokens[known:]), hit=False),)))
+                    self._send(Commit((Outcome(request.stamp, tuple(tokens[known:]), window_len=0),)))
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -207,7 +207,8 @@ class DraftClient:
                 request.window = branch.window if branch else None
                 hits.append(branch)
                 if request.epoch == self._epoch:
-                    outcomes.append(Outcome(request.stamp, tuple(tokens), hit=branch is not None))
+                    window_len = len(branch.window) - 1 if branch else 0
+                    outcomes.append(Outcome(request.stamp, tuple(tokens), window_len))
             if outcomes:
                 self._send(Commit(tuple(outcomes)))
             return hits

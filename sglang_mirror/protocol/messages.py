@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -81,12 +81,13 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         stamp: the request after the commit.
         tokens: what was committed: accepted draft tokens, then the correction.
-        hit: the target had a branch for it and verifies that next; otherwise it waits for a window.
+        window_len: draft tokens of the branch that the target verifies next, as far as it had come; 0 after a
+            miss: the target waits for a window.
     """
 
     stamp: Stamp
     tokens: tuple[int, ...]
-    hit: bool
+    window_len: int
 
 
 class Commit(Message, frozen=True, tag="commit"):
@@ -164,7 +165,10 @@ class FreshWindow(Message, frozen=True, tag="window"):
 
 
 class RolledOut(msgspec.Struct, frozen=True, array_like=True):
-    """One branch: were the outcome (node, token), this window would come next (root left out)."""
+    """One branch: were the outcome (node, token), this window would come next (root left out).
+
+    It may come twice: first without its last tokens, then whole.
+    """
 
     node: int
     token: int

@@ -150,7 +150,7 @@ class Playback:
         )  # fmt: skip
         tokens = verdict.committed(self.window)
         self.committed += tokens
-        self.say(Commit((Outcome(self.stamp, tokens, branch is not None),)))
+        self.say(Commit((Outcome(self.stamp, tokens, len(branch.window) - 1 if branch else 0),)))
         if branch is not None:
             self.window, self._pending = branch.window, self.messages()
         else:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sglang_mirror.core.roots import RootMode
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
+from sglang_mirror.draft.rollout import SENT_FROM
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.protocol.messages import (
     Branches,
@@ -69,26 +70,27 @@ class Request:
 
     def commit(self, pick: int) -> None:
         """A hit on something received, a path with any correction, or a token decoded plainly."""
-        hit = False
+        hit, length = False, len(self.window or ())
         if self.window is None:
             tokens: tuple[int, ...] = (SCRIPT(self.text, 4).tokens[pick % 4],)
         elif self.branches and pick % 3:
             node, token = sorted(self.branches)[pick % len(self.branches)]
             tokens, hit = (*self.window[:node], token), True
         else:
-            node = pick % (GAMMA + 1)
+            node = pick % (length + 1)
             options = SCRIPT([*self.text, *self.window[:node]], 6).tokens
-            allowed = [t for t in options if node == GAMMA or t != self.window[node]]
+            allowed = [t for t in options if node == length or t != self.window[node]]
             tokens = (*self.window[:node], allowed[pick % len(allowed)])
             hit = (node, tokens[-1]) in self.branches
         known = self.branches.get((len(tokens) - 1, tokens[-1])) if hit else None
         self.text += tokens
         self.window, self.branches, self.awaited = known, {}, known is None
         self.texts[self.stamp] = (tuple(self.text), known)
-        self.say(Commit((Outcome(self.stamp, tokens, hit),)))
+        self.say(Commit((Outcome(self.stamp, tokens, len(known or ())),)))
 
     def signal(self, pick: int) -> None:
-        tokens = tuple(tuple((pick + 5 * n + k) % VOCAB for k in range(KAPPA)) for n in range(GAMMA + 1))
+        length = 1 + (GAMMA if self.window is None else len(self.window))
+        tokens = tuple(tuple((pick + 5 * n + k) % VOCAB for k in range(KAPPA)) for n in range(length))
         logprobs = tuple(tuple(-1.0 - k for k in range(KAPPA)) for _ in tokens)
         self.say(Signal((ExitCandidates(self.stamp, tokens, logprobs),)))
 
@@ -107,10 +109,13 @@ class Request:
             return
         assert window is not None
         for branch in message.branches:
-            assert branch.tokens == greedy([*text, *window[: branch.node], branch.token])
-            assert branch.node == GAMMA or branch.token != window[branch.node]
+            whole = greedy([*text, *window[: branch.node], branch.token])
+            assert branch.tokens == whole[: len(branch.tokens)]
+            assert len(branch.tokens) >= GAMMA * SENT_FROM
+            assert branch.node == len(window) or branch.token != window[branch.node]
             if current:
-                assert (branch.node, branch.token) not in self.branches
+                held = self.branches.get((branch.node, branch.token), ())
+                assert len(held) < len(branch.tokens), "sent twice"
                 self.branches[branch.node, branch.token] = branch.tokens
 
 

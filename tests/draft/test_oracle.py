@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_mirror.core.roots import RootMode, phase_budgets
-from sglang_mirror.core.simulator import prepare_branches, simulate
+from sglang_mirror.core.simulator import Guessers, prepare_branches, simulate
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
 from sglang_mirror.draft.scheduler import Limits
 from tests.draft.draft_playing import Playback, Player, hello, scripted_models
@@ -42,11 +42,13 @@ def test_scripted_draft_is_the_oracle(
     player.greet(b"t", said)
     playing = Playback(player, b"t", said, models)
     playing.open(prompt)
+    guessers = Guessers()
     options = {"gamma": gamma, "kappa": kappa, "mode": roots, "budget": budget}
     for expected in islice(simulate(oracle_models, prompt, num_tokens=60, **options), 25):  # type: ignore[arg-type]
         committed, window = list(playing.committed), playing.window
         assert playing.step() == expected
-        table = prepare_branches(oracle_models, committed, window, **options)  # type: ignore[arg-type]
+        table = prepare_branches(oracle_models, guessers, committed, window, **options)  # type: ignore[arg-type]
+        guessers.learn(window, playing.committed[len(committed) :])
         assert playing.table.branches == table.branches
         first, total = phase_budgets(roots, budget)
         wanted = [1] * (first > 0) + [2] * (total > first)

@@ -10,6 +10,7 @@ from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import SESSION_TTL_S, TARGET_TTL_S
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.messages import (
+    VERSION,
     Beat,
     Branches,
     Close,
@@ -41,8 +42,8 @@ def opening(request: int, length: int, *, window: bool = True, generation: int =
     return Open(Stamp(request, generation, length), "r", tuple(i % VOCAB for i in range(length)), window)
 
 
-def commit(request: int, length: int, *tokens: int, hit: bool = False, generation: int = 0) -> Commit:
-    return Commit((Outcome(Stamp(request, generation, length), tokens, hit),))
+def commit(request: int, length: int, *tokens: int, generation: int = 0) -> Commit:
+    return Commit((Outcome(Stamp(request, generation, length), tokens, 0),))
 
 
 def kinds(messages: list[Message]) -> list[str]:
@@ -52,13 +53,13 @@ def kinds(messages: list[Message]) -> list[str]:
 @pytest.mark.parametrize(
     ("said", "reasons"),
     [
-        (hello(version=9), ["speaks 9, the draft 1"]),
+        (hello(version=9), [f"speaks 9, the draft {VERSION}"]),
         (hello(vocabulary="x"), [f"the target's is x, that of the draft scripted is {VOCABULARY}"]),
         (hello(topk=3), ["asks for 3 children"]),
         (hello(gamma=0), ["asks for 0, the draft accepts 1 to 999"]),
         (hello(gamma=1000), ["asks for 1000"]),
         (hello(kappa=VOCAB), ["asks for 61, the draft accepts 0 to 60"]),
-        (hello(budget=-1, beat_ms=0, version=2), ["protocol version", "root budget", "beat"]),
+        (hello(budget=-1, beat_ms=0, version=VERSION + 1), ["protocol version", "root budget", "beat"]),
     ],
 )
 def test_every_objection_is_said(said: Hello, reasons: list[str]) -> None:

@@ -98,7 +98,7 @@ def test_prompt_then_first_token(line: Line) -> None:
     assert (opened.tokens, opened.window, opened.rid) == (tuple(PROMPT), False, "a")
     request = line.client.committed("a", [*PROMPT, 8])
     [outcome] = line.peer.hear(Commit).outcomes
-    assert (outcome.tokens, outcome.hit, outcome.stamp) == ((8,), False, request.stamp)
+    assert (outcome.tokens, outcome.window_len, outcome.stamp) == ((8,), 0, request.stamp)
     assert line.client.current("a", 4) is request
     assert line.client.current("a", 3) is None
 
@@ -123,7 +123,7 @@ def test_hit(line: Line, request_: Request) -> None:
     assert request_.window is not None
     assert request_.window.tokens == (9, 3, 4)
     [outcome] = line.peer.hear(Commit).outcomes
-    assert (outcome.tokens, outcome.hit, outcome.stamp.committed_len) == ((1, 9), True, 6)
+    assert (outcome.tokens, outcome.window_len, outcome.stamp.committed_len) == ((1, 9), 2, 6)
 
 
 def test_miss(line: Line, request_: Request) -> None:
@@ -131,7 +131,7 @@ def test_miss(line: Line, request_: Request) -> None:
     line.until(lambda: line.client.counters.branches == 1)
     assert not commit(line, request_, 1, 1, 10)
     assert request_.window is None
-    assert not line.peer.hear(Commit).outcomes[0].hit
+    assert line.peer.hear(Commit).outcomes[0].window_len == 0
 
 
 def test_stale_branches_are_dropped(line: Line, request_: Request) -> None:

@@ -1,0 +1,41 @@
+"""How often the target agrees with a guesser, measured while they work together.
+
+A guesser gives its first choice a probability p. A greedy target agrees more often than that, for it says its
+own first choice however unsure it is; a sampling one about as often. One exponent describes both: P(agree) is
+p^a, with a near 1/3 at temperature 0 and near 1 at temperature 1 for a good draft. Each request finds its
+own, by the likelihood of what it has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+EXPONENTS = (0.06, 0.12, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
+# Nothing is certain: a probability of 0 or 1 would leave the outcomes behind it without any value.
+LEAST, MOST = 1e-6, 0.995
+
+
+@dataclass(slots=True)
+class Agreement:
+    """The exponent's distribution over EXPONENTS, all as likely before anything was seen.
+
+    Attributes:
+        log_likelihoods: of what was seen, one an exponent.
+    """
+
+    log_likelihoods: list[float] = field(default_factory=lambda: [0.0] * len(EXPONENTS))
+
+    def probability(self, logprob: float) -> float:
+        """P(the target agrees) where the guesser's own log-probability is `logprob`: mean over exponents."""
+        best = max(self.log_likelihoods)
+        weights = [math.exp(each - best) for each in self.log_likelihoods]
+        powers = (math.exp(exponent * logprob) for exponent in EXPONENTS)
+        mean = sum(w * power for w, power in zip(weights, powers, strict=True)) / sum(weights)
+        return min(max(mean, LEAST), MOST)
+
+    def observe(self, logprob: float, agreed: bool) -> None:
+        """The guesser's log-probability was `logprob`, and the target agreed or not."""
+        for index, exponent in enumerate(EXPONENTS):
+            power = min(max(math.exp(exponent * logprob), LEAST), MOST)
+            self.log_likelihoods[index] += math.log(power if agreed else 1.0 - power)
