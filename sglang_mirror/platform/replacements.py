@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from sglang.srt.layers.attention.attention_registry import register_attention_backend
@@ -32,12 +34,26 @@ WRAPPED: dict[str, tuple[str, str]] = {
     "sglang.srt.speculative.eagle_utils.eagle_sample": ("sampling", "around_eagle_sample"),
 }
 
+_UPDATER = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
+
+# The same, as a whole: products are packed only in a host whose every way to update weights is known.
+PACKING: dict[str, tuple[str, str]] = {
+    "sglang.srt.layers.quantization.unquant.UnquantizedLinearMethod.apply": ("packed", "around_linear"),
+    "sglang.srt.layers.logits_processor.LogitsProcessor._compute_lm_head": ("packed", "around_head"),
+    f"{_UPDATER}.update_weights_from_disk": ("packed", "around_update"),
+    f"{_UPDATER}.update_weights_from_distributed": ("packed", "around_update"),
+    f"{_UPDATER}.update_weights_from_tensor": ("packed", "around_update"),
+    f"{_UPDATER}.update_weights_from_ipc": ("packed", "around_update"),
+    f"{_UPDATER}.resume_memory_occupation": ("packed", "around_update"),
+}
+
 
 def register() -> None:
     """Register them all: the registry applies its part when every plugin has registered."""
     for target, ours in REPLACED.items():
         HookRegistry.register(target, ours, HookType.REPLACE)
-    for target, (module, name) in WRAPPED.items():
+    packing = PACKING if find_spec(_UPDATER.rsplit(".", 1)[0]) else {}
+    for target, (module, name) in (WRAPPED | packing).items():
         HookRegistry.register(target, _lazily(module, name), HookType.AROUND)
     _set_samplers()
     register_attention_backend(ATTENTION_BACKEND)(_attention_backend)
@@ -52,8 +68,13 @@ def _attention_backend(model_runner: Any) -> Any:
 def _lazily(module: str, name: str) -> Callable[..., Any]:
     """The hook `name` of our module, which is imported at the first call."""
 
+    @cache
+    def load() -> Callable[..., Any]:
+        ours: Callable[..., Any] = getattr(import_module(f"sglang_mirror.platform.{module}"), name)
+        return ours
+
     def hook(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(f"sglang_mirror.platform.{module}"), name)(*args, **kwargs)
+        return load()(*args, **kwargs)
 
     return hook
 

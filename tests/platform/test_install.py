@@ -33,10 +33,12 @@ def test_inert_on_another_platform(monkeypatch: pytest.MonkeyPatch, registered: 
 def test_registers_on_ours(monkeypatch: pytest.MonkeyPatch, registered: list[str]) -> None:
     monkeypatch.setattr(platforms, "_current_platform", MirrorTorchPlatform())
     install()
-    assert {*replacements.REPLACED, *replacements.WRAPPED, "samplers"} <= {*map(str, registered)}
+    assert {*replacements.REPLACED, *replacements.WRAPPED, *replacements.PACKING, "samplers"} <= {
+        *map(str, registered)
+    }
 
 
-@pytest.mark.parametrize("target", [*replacements.REPLACED, *replacements.WRAPPED])
+@pytest.mark.parametrize("target", [*replacements.REPLACED, *replacements.WRAPPED, *replacements.PACKING])
 def test_the_host_has_what_we_replace(target: str) -> None:
     path, name = target.rsplit(".", 1)
     try:
@@ -47,7 +49,7 @@ def test_the_host_has_what_we_replace(target: str) -> None:
     assert callable(getattr(owner, name))
 
 
-@pytest.mark.parametrize("hook", replacements.WRAPPED.values())
+@pytest.mark.parametrize("hook", [*replacements.WRAPPED.values(), *replacements.PACKING.values()])
 def test_our_hooks_exist(hook: tuple[str, str]) -> None:
     module, name = hook
     assert callable(getattr(import_module(f"sglang_mirror.platform.{module}"), name))
