@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.bench.arms import Arm, Cores, mirror, plain, plain_on_all_cores, serial, server
-from sglang_mirror.bench.client import complete_all, payload, stream
+from sglang_mirror.bench.client import Completion, complete_all, payload, stream
 from sglang_mirror.bench.measure import Run, result
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.provenance import provenance
@@ -29,13 +29,32 @@ def say(text: str, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
-def run_once(server_: Server, bodies: Sequence[dict[str, Any]], concurrency: int) -> Run:
-    """All prompts once through one server."""
-    before = server_.info().get("mirror")
-    began = time.perf_counter()
-    completions = complete_all(server_.url, bodies, concurrency=concurrency)
-    seconds = time.perf_counter() - began
-    return Run(tuple(completions), seconds, before, server_.info().get("mirror"))
+def run_once(
+    servers: dict[str, Server], bodies: Sequence[dict[str, Any]], concurrency: int, *, first: int
+) -> dict[str, Run]:
+    """All prompts once through every server: a few prompts through each in turn, so that all meet the same host.
+
+    Args:
+        servers: by arm.
+        bodies: the requests.
+        concurrency: requests at once, and prompts a turn.
+        first: which arm begins; the next turn begins with the next.
+    """
+    before = {name: server_.info().get("mirror") for name, server_ in servers.items()}
+    completions: dict[str, list[Completion]] = {name: [] for name in servers}
+    seconds = dict.fromkeys(servers, 0.0)
+    names = list(servers)
+    for turn, start in enumerate(range(0, len(bodies), concurrency)):
+        offset = (first + turn) % len(names)
+        for name in names[offset:] + names[:offset]:
+            began = time.perf_counter()
+            some = bodies[start : start + concurrency]
+            completions[name] += complete_all(servers[name].url, some, concurrency=concurrency)
+            seconds[name] += time.perf_counter() - began
+    return {
+        name: Run(tuple(completions[name]), seconds[name], before[name], server_.info().get("mirror"))
+        for name, server_ in servers.items()
+    }
 
 
 def interleave(
@@ -44,9 +63,8 @@ def interleave(
     """Every arm through all prompts, in turn, `repeats` times; one run before that does not count."""
     runs: dict[str, list[Run]] = {name: [] for name in servers}
     for repeat in range(repeats + 1):
-        for name, server_ in servers.items():
-            run = run_once(server_, bodies, concurrency)
-            label = f"repeat {repeat}" if repeat else "warm-up"
+        label = f"repeat {repeat}" if repeat else "warm-up"
+        for name, run in run_once(servers, bodies, concurrency, first=repeat).items():
             say(f"  {label:8}  {name:16} {run.tokens_per_s:7.1f} tokens/s")
             if repeat:
                 runs[name].append(run)
