@@ -32,7 +32,7 @@ def say(text: str, end: str = "\n") -> None:
 def run_once(
     servers: dict[str, Server], bodies: Sequence[dict[str, Any]], concurrency: int, *, first: int
 ) -> dict[str, Run]:
-    """All prompts once through every server: a few prompts through each in turn, so that all meet the same host.
+    """All prompts once through every server, a few through each in turn, so that all meet the same host.
 
     Args:
         servers: by arm.
