@@ -14,8 +14,8 @@ RootMode = Literal["exit", "draft", "union", "none"]
 Source = Literal["draft", "exit"]
 
 # Share of the budget that phase 1 (the draft's own logits) may spend when the signal follows. An untrained
-# exit at half depth is worse per candidate than the draft's own guess, and one at three quarters is right with
-# its first two in 4 of 5 cases but leaves little time: either way most of the budget is better spent at once.
+# exit at half depth is worse per candidate than the draft's own guess, and the first two of one at three
+# quarters are right in 4 of 5 cases but come late: either way most of the budget is better spent at once.
 PHASE_1_SHARE = 0.875
 
 
