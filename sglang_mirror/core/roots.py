@@ -17,6 +17,8 @@ Source = Literal["draft", "exit"]
 # exit at half depth is worse per candidate than the draft's own guess, and the first two of one at three
 # quarters are right in 4 of 5 cases but come late: either way most of the budget is better spent at once.
 PHASE_1_SHARE = 0.875
+# From this budget on the exit has a root at least, and so its say in the order of all.
+LEAST_SHARED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def phase_budgets(mode: RootMode, budget: int) -> tuple[int, int]:
         return 0, budget
     if mode == "draft":
         return budget, budget
-    return math.ceil(budget * PHASE_1_SHARE), budget
+    first = math.ceil(budget * PHASE_1_SHARE)
+    return min(first, budget - 1) if budget >= LEAST_SHARED else first, budget
 
 
 @dataclass(frozen=True, slots=True)
