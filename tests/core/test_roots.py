@@ -37,7 +37,8 @@ OPTIONS = [
     ("mode", "budget", "budgets"),
     [
         ("none", 8, (0, 0)), ("exit", 8, (0, 8)), ("draft", 8, (8, 8)), ("union", 8, (7, 8)),
-        ("union", 12, (11, 12)), ("union", 4, (3, 4)), ("union", 3, (3, 3)), ("union", 1, (1, 1)), ("union", 0, (0, 0)), ("union", 2, (2, 2)),
+        ("union", 12, (11, 12)), ("union", 4, (3, 4)), ("union", 3, (3, 3)),
+        ("union", 1, (1, 1)), ("union", 0, (0, 0)), ("union", 2, (2, 2)),
     ],
 )  # fmt: skip
 def test_phase_budgets(mode: RootMode, budget: int, budgets: tuple[int, int]) -> None:
