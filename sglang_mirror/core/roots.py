@@ -118,12 +118,13 @@ def _chances(
     for node, (below, given) in enumerate(zip(children, shares, strict=True)):
         if not below:
             continue
-        total = min(max(sum(given), LEAST), MOST)
-        passing[node] = math.log(total)
+        total = max(sum(given), LEAST)
+        passes = min(total, MOST)
+        passing[node] = math.log(passes)
         agrees = agreement.probability(passing[node])
-        stop[node] = math.log1p(-agrees) - math.log1p(-total)
+        stop[node] = math.log1p(-agrees) - math.log1p(-passes)
         for child, share in zip(below, given, strict=True):
-            reach[child] = reach[node] + math.log(agrees * max(share, LEAST) / max(sum(given), LEAST))
+            reach[child] = reach[node] + math.log(agrees * max(share, LEAST) / total)
     return Chances(tuple(reach), tuple(stop), tuple(passing))
 
 
