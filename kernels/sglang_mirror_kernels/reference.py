@@ -19,9 +19,8 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
     """
     scores = logits.float()
     total = torch.logsumexp(scores, dim=-1, keepdim=True)  # [N, 1]
-    penalty = torch.zeros_like(scores)
-    rows = torch.arange(len(children), device=children.device).unsqueeze(1).expand_as(children)
-    real = children >= 0
-    penalty[rows[real], children[real]] = -torch.inf
-    values, tokens = torch.topk(scores + penalty, kappa, dim=-1)
-    return tokens, values - total
+    # With as many more as there are children, enough are left without them; to sort these few is cheap.
+    values, tokens = torch.topk(scores, kappa + children.shape[1], dim=-1, sorted=False)
+    own = (tokens.unsqueeze(2) == children.unsqueeze(1)).any(-1)  # [N, kappa + c]
+    values, order = torch.topk(values.masked_fill_(own, -torch.inf), kappa, dim=-1)
+    return tokens.gather(1, order), values - total

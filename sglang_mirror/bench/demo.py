@@ -20,6 +20,7 @@ from sglang_mirror.bench.server import Server
 from sglang_mirror.errors import MirrorError
 
 GAMMA = 7
+WARM_UP_TURNS = 2
 # The embedded target's exit at three quarters guesses the correction at once in 4 of 5 cases, at half in 1.
 EMBEDDED: dict[str, Any] = {"exit_layer": 6, "root_budget": 16}
 
@@ -60,14 +61,14 @@ def run_once(
 def interleave(
     servers: dict[str, Server], bodies: Sequence[dict[str, Any]], *, repeats: int, concurrency: int
 ) -> dict[str, list[Run]]:
-    """Every arm through all prompts, in turn, `repeats` times; one run before that does not count."""
+    """Every arm through all prompts, in turn, `repeats` times; the first turns before that do not count."""
+    say("warming up ...")
+    run_once(servers, bodies[: WARM_UP_TURNS * concurrency], concurrency, first=0)
     runs: dict[str, list[Run]] = {name: [] for name in servers}
-    for repeat in range(repeats + 1):
-        label = f"repeat {repeat}" if repeat else "warm-up"
+    for repeat in range(1, repeats + 1):
         for name, run in run_once(servers, bodies, concurrency, first=repeat).items():
-            say(f"  {label:8}  {name:16} {run.tokens_per_s:7.1f} tokens/s")
-            if repeat:
-                runs[name].append(run)
+            say(f"  repeat {repeat}  {name:16} {run.tokens_per_s:7.1f} tokens/s")
+            runs[name].append(run)
     return runs
 
 
@@ -110,9 +111,12 @@ def compare(arms: Sequence[Arm], args: argparse.Namespace) -> list[dict[str, Any
     with contextlib.ExitStack() as stack:
         servers = {}
         for arm in arms:
-            say(f"starting {arm.name} ...")
             log = args.out.parent / f"{args.out.stem}-{arm.name.replace(':', '-')}.log"
-            servers[arm.name] = stack.enter_context(server(arm, args.pair, cores, log)).wait()
+            servers[arm.name] = stack.enter_context(server(arm, args.pair, cores, log))
+        say(f"starting {len(servers)} servers ...")
+        for name, started in servers.items():
+            started.wait()
+            say(f"  {name} serves")
         if "mirror" in servers:
             show_stream(servers["mirror"], prompts[0], args.tokens)
         runs = interleave(servers, bodies, repeats=args.repeats, concurrency=args.concurrency)

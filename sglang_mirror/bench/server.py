@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import httpx
+import psutil
 
 from sglang_mirror.errors import MirrorError
 
@@ -49,7 +50,7 @@ class Server:
         model: the target's folder or name.
         arguments: further flags of `sglang.launch_server`.
         log: where its output goes.
-        cpus: the CPU cores that it may use; all if empty.
+        cpus: the CPU cores that it is held to once it generates; all if empty. To start, it may use all.
         environment: variables added to ours.
 
     Raises:
@@ -93,33 +94,40 @@ class Server:
         """Start without waiting."""
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("wb")
-        before = os.sched_getaffinity(0)
-        if self._cpus:  # a child inherits its parent's cores; preexec_fn is not safe beside threads
-            os.sched_setaffinity(0, self._cpus)
-        try:
-            self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
-        finally:
-            os.sched_setaffinity(0, before)
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            start_new_session=True,
+        )
         return self
 
     def wait(self, timeout_s: float = START_TIMEOUT_S) -> Self:
-        """Wait until it generates."""
+        """Wait until it generates, and hold it to its cores from then on."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if (status := self.poll()) is not None:
                 raise ServerError(f"the server ended with status {status}:\n{self.log_tail()}")
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health_generate", timeout=20).status_code == httpx.codes.OK:
+                    self._hold()
                     return self
             time.sleep(0.2)
         raise ServerError(f"the server was not healthy after {timeout_s:.0f} s:\n{self.log_tail()}")
+
+    def _hold(self) -> None:
+        """Put every thread that has no cores of its own, as the draft's have, on the server's cores."""
+        if not self._cpus:
+            return
+        everything = os.sched_getaffinity(0)
+        main = psutil.Process(self.pid)
+        for process in (main, *main.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                for thread in process.threads():
+                    if os.sched_getaffinity(thread.id) == everything:
+                        os.sched_setaffinity(thread.id, self._cpus)
 
     def poll(self) -> int | None:
         """Its exit status, or None while it runs."""

@@ -87,9 +87,12 @@ class TargetChannel(_Channel):
             ProtocolError: what came is not a message of ours.
         """
         with self._lock:
-            if not self._socket.poll(timeout_ms):
+            if timeout_ms and not self._socket.poll(timeout_ms):
                 return None
-            data = self._socket.recv(zmq.NOBLOCK)
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
         message: FromDraft = self._codec.decode(data)
         return message
 
@@ -137,9 +140,12 @@ class DraftChannel(_Channel):
         Raises:
             ProtocolError: what came is not a message of ours.
         """
-        if not self._socket.poll(timeout_ms):
+        if timeout_ms and not self._socket.poll(timeout_ms):
             return None
-        target, data = self._socket.recv_multipart(zmq.NOBLOCK)[:2]
+        try:
+            target, data = self._socket.recv_multipart(zmq.NOBLOCK)[:2]
+        except zmq.Again:
+            return None
         try:
             return target, self._codec.decode(data)
         except ProtocolError as error:

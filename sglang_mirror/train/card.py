@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 ABOUT = {
-    "target": "The embedded pair's target: 8 layers, 256 wide, 4 query and 2 KV heads of 64 channels.",
+    "target": "The embedded pair's target: 8 layers, 256 wide, 4 query and 2 KV heads of 64 channels. "
+    "Its early exit after layer 4 was distilled from its own end.",
     "draft": "The embedded pair's draft: 2 layers, 128 wide, 2 query heads and 1 KV head of 64 channels.",
 }
 FRONT = """---

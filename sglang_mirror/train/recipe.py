@@ -69,7 +69,7 @@ def ship(work: Path, out: Path, data: Path, start: Path | None) -> None:
     target = load_trained(work / "target.pt", target_config())
     draft = load_trained(checkpoint(work, len(PHASES) - 1), draft_config())
     report = measure(work, target, draft, tokenizer, heldout.read(data))
-    target_phases = [phase("next token, corpus", work / "target.pt")]
+    target_phases = [phase("next token, corpus; in the second half also the exit", work / "target.pt")]
     draft_phases = [phase(stage.name, checkpoint(work, number)) for number, stage in enumerate(PHASES)]
     report["target"]["phases"] = phases_so_far(start, "target") + target_phases
     report["draft"]["phases"] = phases_so_far(start, "draft") + draft_phases

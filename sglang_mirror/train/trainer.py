@@ -58,12 +58,12 @@ class Trainer:
         """The share of the budget that is spent, 0 to 1."""
         return self.plan.budget.progress(self.tokens, self.seconds)
 
-    def train(self, max_steps: int | None = None) -> None:
-        """Steps until the budget is spent (or for `max_steps`), then saves."""
+    def train(self, max_steps: int | None = None, until: float = 1.0) -> None:
+        """Steps until the share `until` of the budget is spent (or for `max_steps`), then saves."""
         self.model.train()
         saved = time.monotonic()
         first = self.step
-        while self.progress < 1.0 and (max_steps is None or self.step - first < max_steps):
+        while self.progress < until and (max_steps is None or self.step - first < max_steps):
             self._step()
             if time.monotonic() - saved > self.plan.checkpoint_seconds:
                 self.save()

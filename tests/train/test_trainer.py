@@ -12,18 +12,18 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sglang_mirror.train.data import TOKEN_DTYPE, Windows
 from sglang_mirror.train.distill import MixedWindows, distillation_loss
 from sglang_mirror.train.optim import Budget, learning_rate_factor
-from sglang_mirror.train.pretrain import next_token_loss
+from sglang_mirror.train.pretrain import next_token_and_exit_loss, next_token_loss
 from sglang_mirror.train.shapes import build
 from sglang_mirror.train.trainer import Plan, Trainer
 
 PLAN = Plan(Budget(tokens=12 * 64), tokens_per_step=64, window_len=16, long_window_len=32)
 
 
-def tiny(seed: int = 0) -> Qwen3ForCausalLM:
+def tiny(seed: int = 0, num_layers: int = 1) -> Qwen3ForCausalLM:
     config = Qwen3Config(
         vocab_size=64,
         hidden_size=32,
-        num_hidden_layers=1,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
@@ -56,6 +56,33 @@ def test_resuming_equals_never_stopping(windows: Windows, tmp_path: Path) -> Non
     assert resumed.last_loss == pytest.approx(whole.last_loss, abs=1e-6)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_training_in_two_parts_ends_each_at_its_share(windows: Windows, tmp_path: Path) -> None:
+    trainer = trainer_of(windows, tmp_path / "parts.pt")
+    trainer.train(until=0.5)
+    assert trainer.step == 6
+    trainer.train(until=0.5)
+    assert trainer.step == 6
+    trainer.train()
+    assert trainer.step == 12
+
+
+def test_the_exit_learns_what_the_end_says(windows: Windows, tmp_path: Path) -> None:
+    model, alone = tiny(num_layers=2), tiny(num_layers=2)
+    loss, without = (next_token_and_exit_loss(model, compiled=False), next_token_loss(alone, compiled=False))
+    Trainer(model, loss, windows, PLAN, tmp_path / "exit.pt").train()
+    Trainer(alone, without, windows, PLAN, tmp_path / "alone.pt").train()
+    rows = windows.batch(99, 8, 16)
+
+    def divergence(of: Qwen3ForCausalLM) -> float:
+        with torch.inference_mode():
+            out = of.model(input_ids=rows, output_hidden_states=True)
+            said = of.lm_head(out.last_hidden_state).log_softmax(-1)
+            guessed = of.lm_head(of.model.norm(out.hidden_states[1])).log_softmax(-1)
+            return float((said.exp() * (said - guessed)).sum(-1).mean())
+
+    assert divergence(model) < divergence(alone)
 
 
 def test_a_spent_budget_is_not_trained_again(windows: Windows, tmp_path: Path) -> None:
