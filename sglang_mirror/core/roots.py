@@ -13,12 +13,9 @@ from sglang_mirror.core.window import Window
 RootMode = Literal["exit", "draft", "union", "none"]
 Source = Literal["draft", "exit"]
 
-# Share of the budget that phase 1 (the draft's own logits) may spend when the signal follows. An untrained
-# exit at half depth is worse per candidate than the draft's own guess, and the first two of one at three
-# quarters are right in 4 of 5 cases but come late: either way most of the budget is better spent at once.
-PHASE_1_SHARE = 0.875
-# From this budget on the exit has a root at least, and so its say in the order of all.
-LEAST_SHARED = 4
+# Share of the budget that phase 1 (the draft's own logits) may spend when the signal follows. A trained exit
+# finds a correction more often than the draft does, but it comes when half of the time is over.
+PHASE_1_SHARE = 0.625
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,7 @@ def phase_budgets(mode: RootMode, budget: int) -> tuple[int, int]:
         return 0, budget
     if mode == "draft":
         return budget, budget
-    first = math.ceil(budget * PHASE_1_SHARE)
-    return min(first, budget - 1) if budget >= LEAST_SHARED else first, budget
+    return math.ceil(budget * PHASE_1_SHARE), budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What follows the signal must be ready in a quarter of the target's step, and on a CPU every row costs.
-ROWS_AFTER_SIGNAL_ON_CPU = 2
+# What follows the signal must be ready in less than half of the target's step, and on a CPU every row costs.
+ROWS_AFTER_SIGNAL_ON_CPU = 4
 
 FAILED = 1
 BAD_SETTINGS = 2

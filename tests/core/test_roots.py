@@ -36,8 +36,8 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("mode", "budget", "budgets"),
     [
-        ("none", 8, (0, 0)), ("exit", 8, (0, 8)), ("draft", 8, (8, 8)), ("union", 8, (7, 8)),
-        ("union", 12, (11, 12)), ("union", 4, (3, 4)), ("union", 3, (3, 3)),
+        ("none", 8, (0, 0)), ("exit", 8, (0, 8)), ("draft", 8, (8, 8)), ("union", 8, (5, 8)),
+        ("union", 12, (8, 12)), ("union", 4, (3, 4)), ("union", 3, (2, 3)),
         ("union", 1, (1, 1)), ("union", 0, (0, 0)), ("union", 2, (2, 2)),
     ],
 )  # fmt: skip
