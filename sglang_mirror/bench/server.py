@@ -122,12 +122,19 @@ class Server:
         if not self._cpus:
             return
         everything = os.sched_getaffinity(0)
-        main = psutil.Process(self.pid)
-        for process in (main, *main.children(recursive=True)):
+        for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 for thread in process.threads():
                     if os.sched_getaffinity(thread.id) == everything:
                         os.sched_setaffinity(thread.id, self._cpus)
+
+    def family(self) -> list[psutil.Process]:
+        """Its processes, its draft included; none once it has gone."""
+        try:
+            main = psutil.Process(self.pid)
+            return [main, *main.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def poll(self) -> int | None:
         """Its exit status, or None while it runs."""

@@ -28,8 +28,7 @@ def chain_window(
     """
     if len(tokens) > gamma or tuple(parents) != tuple(range(len(tokens))):
         raise ProtocolError(f"the draft sent a window that is no chain of {gamma} tokens at most")
-    every = (root, *tokens)
-    if min(every) >= 0 and max(every) < vocab_size:
+    strange = [index for index, token in enumerate((root, *tokens)) if not 0 <= token < vocab_size]
+    if not strange:
         return Window.chain(root, tokens)
-    strange = next(index for index, token in enumerate(every) if not 0 <= token < vocab_size)
-    return Window.chain(root, tokens[: strange - 1]) if strange else None
+    return Window.chain(root, tokens[: strange[0] - 1]) if strange[0] else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -14,6 +15,8 @@ from sglang_mirror.errors import ProtocolError
 from sglang_mirror.protocol.codec import MAX_MESSAGE_BYTES, draft_codec, target_codec
 from sglang_mirror.protocol.endpoint import secure_draft, secure_target
 from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
+
+T = TypeVar("T")
 
 # Messages queued for a peer that does not read; a step says three, so this is minutes of silence.
 HIGH_WATER_MARK = 4096
@@ -33,6 +36,15 @@ class _Channel:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+    def _read(self, receive: Callable[[int], T], timeout_ms: int) -> T | None:
+        """What `receive` gives, or None after `timeout_ms` milliseconds; not to wait spares the poll."""
+        if timeout_ms and not self._socket.poll(timeout_ms):
+            return None
+        try:
+            return receive(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
 
     def __enter__(self) -> Self:
         return self
@@ -87,12 +99,9 @@ class TargetChannel(_Channel):
             ProtocolError: what came is not a message of ours.
         """
         with self._lock:
-            if timeout_ms and not self._socket.poll(timeout_ms):
-                return None
-            try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return None
+            data = self._read(self._socket.recv, timeout_ms)
+        if data is None:
+            return None
         message: FromDraft = self._codec.decode(data)
         return message
 
@@ -140,12 +149,10 @@ class DraftChannel(_Channel):
         Raises:
             ProtocolError: what came is not a message of ours.
         """
-        if timeout_ms and not self._socket.poll(timeout_ms):
+        frames = self._read(self._socket.recv_multipart, timeout_ms)
+        if frames is None:
             return None
-        try:
-            target, data = self._socket.recv_multipart(zmq.NOBLOCK)[:2]
-        except zmq.Again:
-            return None
+        target, data = frames[:2]
         try:
             return target, self._codec.decode(data)
         except ProtocolError as error:

@@ -36,7 +36,7 @@ def distillation_loss(draft: Qwen3ForCausalLM, target: Qwen3ForCausalLM, *, comp
     def learn(inputs: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         hidden = draft.model(input_ids=inputs, use_cache=False).last_hidden_state
         logprobs = draft.lm_head(hidden).float().log_softmax(-1).flatten(0, 1)
-        divergence = (taught.exp() * (taught - logprobs)).sum(-1).mean()
+        divergence = F.kl_div(logprobs, taught, reduction="batchmean", log_target=True)
         return divergence + CROSS_ENTROPY_SHARE * F.nll_loss(logprobs, labels.flatten())
 
     if compiled:

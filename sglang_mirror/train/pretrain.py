@@ -43,7 +43,7 @@ def next_token_and_exit_loss(model: Qwen3ForCausalLM, *, compiled: bool) -> Loss
         early = model.model.norm(out.hidden_states[model.config.num_hidden_layers // 2])
         guessed = model.lm_head(early).flatten(0, 1).float().log_softmax(-1)
         said = logits.detach().log_softmax(-1)
-        divergence = (said.exp() * (said - guessed)).sum(-1).mean()
+        divergence = F.kl_div(guessed, said, reduction="batchmean", log_target=True)
         return F.cross_entropy(logits, labels.flatten()) + EXIT_SHARE * divergence
 
     return _in_bf16(loss, compiled=compiled)
@@ -74,9 +74,8 @@ def pretrain(work: Path, plan: Plan, *, start: Path | None = None, compiled: boo
     """Trains the target, from `start`'s if there is one; its checkpoint is `work`/target.pt."""
     model = start_model(start, "target", target_config())
     model.set_attn_implementation(attention.NAME)
-    loss = next_token_loss(model, compiled=compiled)
-    trainer = Trainer(model, loss, training_windows(work, seed=1), plan, work / "target.pt")
-    trainer.train(until=EXIT_FROM)
-    trainer.loss = next_token_and_exit_loss(model, compiled=compiled)
-    trainer.train()
+    windows = training_windows(work, seed=1)
+    for loss_of, until in ((next_token_loss, EXIT_FROM), (next_token_and_exit_loss, 1.0)):
+        trainer = Trainer(model, loss_of(model, compiled=compiled), windows, plan, work / "target.pt")
+        trainer.train(until=until)
     return trainer

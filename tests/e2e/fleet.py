@@ -95,7 +95,7 @@ class Fleet:
     def stop(self, name: str) -> list[psutil.Process]:
         """Stop one server; what is left of its family."""
         server = self._servers.pop(name)
-        members = family(server)
+        members = server.family()
         server.stop()
         _, left = psutil.wait_procs(members, timeout=10)
         return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
@@ -105,15 +105,6 @@ class Fleet:
 
     def log_tails(self) -> dict[str, str]:
         return {name: server.log_tail() for name, server in self._servers.items()}
-
-
-def family(server: Server) -> list[psutil.Process]:
-    """A server's processes, its draft included."""
-    try:
-        parent = psutil.Process(server.pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def wait_for(condition: Any, timeout_s: float = DEADLINE_S) -> None:

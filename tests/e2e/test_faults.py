@@ -18,7 +18,6 @@ from tests.e2e.fleet import (
     LOGS,
     Fleet,
     draft_at,
-    family,
     flags,
     generate_all,
     mirror_flags,
@@ -111,7 +110,7 @@ def test_draft_stopped(server: Server, expected: list[str]) -> None:
 
 def test_server_killed_takes_its_draft_along(server: Server, fleet: Fleet) -> None:
     """Runs after the others of this module: they share the server."""
-    members = family(server)
+    members = server.family()
     assert report(server)["draft_pid"] in [process.pid for process in members]
     os.kill(server.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(members, timeout=30)

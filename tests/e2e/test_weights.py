@@ -22,7 +22,7 @@ NUM_TOKENS = 24
 
 @pytest.fixture
 def other_weights(fleet: Fleet, tmp_path: Path) -> Path:
-    """The target with every matrix of its layers a little smaller: another text, as fluent as its own."""
+    """The target with every matrix a little smaller: it writes another text."""
     folder = tmp_path / "other"
     shutil.copytree(fleet.pair.target, folder)
     file = folder / "model.safetensors"
