@@ -105,7 +105,7 @@ class Server:
         return self
 
     def wait(self, timeout_s: float = START_TIMEOUT_S) -> Self:
-        """Wait until it generates, and hold it to its cores from then on."""
+        """Wait until it generates; from then on it is held to its cores, and its start is no garbage."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if (status := self.poll()) is not None:
@@ -113,6 +113,7 @@ class Server:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health_generate", timeout=20).status_code == httpx.codes.OK:
                     self._hold()
+                    self._freeze()
                     return self
             time.sleep(0.2)
         raise ServerError(f"the server was not healthy after {timeout_s:.0f} s:\n{self.log_tail()}")
@@ -127,6 +128,13 @@ class Server:
                 for thread in process.threads():
                     if os.sched_getaffinity(thread.id) == everything:
                         os.sched_setaffinity(thread.id, self._cpus)
+
+    def _freeze(self) -> None:
+        """Take what its start left behind out of garbage collection: seconds for a collection of it all.
+
+        SGLang does so itself after its warm-up; told to skip that, it often asks before it listens.
+        """
+        httpx.post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
 
     def family(self) -> list[psutil.Process]:
         """Its processes, its draft included; none once it has gone."""

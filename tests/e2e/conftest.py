@@ -9,7 +9,7 @@ import pytest
 
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import LOGS, MIRROR_TRACE, Fleet
+from tests.e2e.fleet import LOGS, MIRROR_TRACE, Fleet, with_draft
 
 SERVER_TEST_TIMEOUT_S = 600
 
@@ -30,14 +30,21 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def plain_server(fleet: Fleet) -> Server:
-    return fleet.plain()
+def servers(fleet: Fleet) -> tuple[Server, Server]:
+    """Plain and mirror, the two that most tests compare: they start side by side."""
+    MIRROR_TRACE.unlink(missing_ok=True)
+    plain, mirror = fleet.plain(), fleet.mirror(trace=MIRROR_TRACE)
+    return plain.wait(), with_draft(mirror)
 
 
 @pytest.fixture(scope="session")
-def mirror_server(fleet: Fleet, plain_server: Server) -> Server:  # noqa: ARG001 - one starts after the other
-    MIRROR_TRACE.unlink(missing_ok=True)
-    return fleet.mirror(trace=MIRROR_TRACE)
+def plain_server(servers: tuple[Server, Server]) -> Server:
+    return servers[0]
+
+
+@pytest.fixture(scope="session")
+def mirror_server(servers: tuple[Server, Server]) -> Server:
+    return servers[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

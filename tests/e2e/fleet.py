@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -17,6 +17,8 @@ from sglang_mirror.bench.client import Completion, complete, complete_all, paylo
 from sglang_mirror.bench.pair import ROOT, held_out
 from sglang_mirror.bench.server import Server
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
+
+T = TypeVar("T")
 
 LOGS = ROOT / "out/test-logs"
 MIRROR_TRACE = LOGS / "mirror.jsonl"
@@ -75,17 +77,15 @@ class Fleet:
         return self._servers[name]
 
     def plain(self) -> Server:
-        """Plain decoding, step after step as mirror does: overlapped, SGLang penalises a step late."""
-        return self.launch("plain", flags("--disable-overlap-schedule")).wait()
+        """Launch plain decoding, step after step as mirror does: overlapped, SGLang penalises a step late."""
+        return self.launch("plain", flags("--disable-overlap-schedule"))
 
     def mirror(self, name: str = "mirror", **settings: Any) -> Server:
-        """A server whose draft is the pair's, and that has it."""
-        server = self.launch(name, flags(*mirror_flags(self.pair.draft, **settings))).wait()
-        wait_for(lambda: server.info()["mirror"]["draft"] == "ready")
-        return server
+        """Launch a server whose draft is the pair's."""
+        return self.launch(name, flags(*mirror_flags(self.pair.draft, **settings)))
 
     def lockstep(self, roots: str) -> Server:
-        """A server that waits for every window and branch, so that its hits depend on no clock."""
+        """Launch a server that waits for every window and branch, so that its hits depend on no clock."""
         name = f"lockstep-{roots}"
         if name not in self._servers:
             lockstep_trace(roots, self.label).unlink(missing_ok=True)
@@ -101,7 +101,8 @@ class Fleet:
         return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
 
     def stop_all(self) -> list[psutil.Process]:
-        return [process for name in list(self._servers) for process in self.stop(name)]
+        with ThreadPoolExecutor() as pool:
+            return [process for left in pool.map(self.stop, list(self._servers)) for process in left]
 
     def log_tails(self) -> dict[str, str]:
         return {name: server.log_tail() for name, server in self._servers.items()}
@@ -119,10 +120,23 @@ def wait_for(condition: Any, timeout_s: float = DEADLINE_S) -> None:
         time.sleep(0.1)
 
 
+def with_draft(server: Server) -> Server:
+    """The server, once it generates and has its draft."""
+    server.wait()
+    wait_for(lambda: report(server)["draft"] == "ready")
+    return server
+
+
 def report(server: Server) -> dict[str, Any]:
     """The `mirror` object of `/server_info`."""
     found: dict[str, Any] = server.info()["mirror"]
     return found
+
+
+def both(servers: Sequence[Server], ask: Callable[[Server], T]) -> list[T]:
+    """What each server answers, asked side by side."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(pool.map(ask, servers))
 
 
 def generate(server: Server, prompt: str, num_tokens: int = 48, **sampling: Any) -> Completion:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tests.e2e.fleet import (
     report,
     texts,
     wait_for,
+    with_draft,
 )
 
 pytestmark = pytest.mark.server
@@ -38,20 +38,28 @@ def expected(plain_server: Server) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def server(fleet: Fleet) -> Server:
-    return fleet.mirror("faults")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("line")  # short enough for a socket's path
 
 
 @pytest.fixture(scope="module")
-def waiting(fleet: Fleet, folder: Path) -> Iterator[Server]:
-    """A server whose draft is expected at an endpoint where nothing is."""
+def launched(fleet: Fleet, plain_server: Server, folder: Path) -> tuple[Server, Server]:  # noqa: ARG001
+    """A server with its own draft, and one whose draft is expected at an endpoint where nothing is.
+
+    They start side by side, after the plain one: four at once are more than two cores start in time.
+    """
     arguments = flags(*mirror_flags(None, draft_endpoint=f"ipc://{folder}/draft"))
-    yield fleet.launch("waiting", arguments).wait()
+    return fleet.mirror("faults"), fleet.launch("waiting", arguments)
+
+
+@pytest.fixture(scope="module")
+def server(launched: tuple[Server, Server]) -> Server:
+    return with_draft(launched[0])
+
+
+@pytest.fixture(scope="module")
+def waiting(launched: tuple[Server, Server]) -> Server:
+    return launched[1].wait()
 
 
 def answers_during(server: Server, fault: Future[None] | None = None) -> list[Completion]:

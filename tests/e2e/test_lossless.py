@@ -17,6 +17,7 @@ from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
     Fleet,
+    both,
     flags,
     generate,
     generate_all,
@@ -32,24 +33,21 @@ pytestmark = pytest.mark.server
 Servers = tuple[Server, Server]
 
 
-@pytest.fixture
-def servers(plain_server: Server, mirror_server: Server) -> Servers:
-    return plain_server, mirror_server
-
-
 def answers(servers: Servers, bodies: list[dict[str, Any]], concurrency: int = 1) -> list[list[str]]:
     """Both servers' texts."""
-    return [texts(complete_all(server.url, bodies, concurrency=concurrency)) for server in servers]
+    return both(servers, lambda server: texts(complete_all(server.url, bodies, concurrency=concurrency)))
 
 
 def test_several_at_once(servers: Servers) -> None:
-    plain, mirror = (generate_all(server, prompts(8), 48, concurrency=4) for server in servers)
+    plain, mirror = both(servers, lambda server: generate_all(server, prompts(8), 48, concurrency=4))
     assert divergences(mirror, plain) == []
     assert report(servers[1])["steps"] > report(servers[1])["plain_steps"]
 
 
 def test_prompts_of_several_chunks(servers: Servers) -> None:
-    plain, mirror = (generate_all(server, prompts(3, long=True), 24, concurrency=3) for server in servers)
+    plain, mirror = both(
+        servers, lambda server: generate_all(server, prompts(3, long=True), 24, concurrency=3)
+    )
     assert mirror[0].meta["prompt_tokens"] > 128
     assert divergences(mirror, plain) == []
 
@@ -57,14 +55,14 @@ def test_prompts_of_several_chunks(servers: Servers) -> None:
 def test_cached_prefixes(servers: Servers) -> None:
     prefix = prompts(1, long=True)[0][:600]
     bodies = [payload(prefix + end, num_tokens=24) for end in ("\n", "\n    if ", "\n")]
-    plain, mirror = (complete_all(server.url, bodies) for server in servers)
+    plain, mirror = both(servers, lambda server: complete_all(server.url, bodies))
     assert divergences(mirror, plain) == []
     assert mirror[2].meta["cached_tokens"] > 64
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2])
 def test_hardly_any_tokens(servers: Servers, num_tokens: int) -> None:
-    plain, mirror = (generate_all(server, prompts(4), num_tokens, concurrency=2) for server in servers)
+    plain, mirror = both(servers, lambda server: generate_all(server, prompts(4), num_tokens, concurrency=2))
     assert divergences(mirror, plain) == []
     assert [answer.num_tokens for answer in mirror] == [num_tokens] * 4
     generate(servers[1], prompts(1)[0], 8)
@@ -77,7 +75,7 @@ def test_to_the_end_of_the_context(servers: Servers, fleet: Fleet) -> None:
     tokens = tokenizer.encode("".join([*prompts(9, long=True), *prompts(60)]))[:2010]
     parameters = {"temperature": 0, "max_new_tokens": 38, "ignore_eos": True}
     body = {"input_ids": tokens, "sampling_params": parameters}
-    plain, mirror = (complete(server.url, body) for server in servers)
+    plain, mirror = both(servers, lambda server: complete(server.url, body))
     assert len(tokens) == 2010
     assert len(mirror.token_ids) > 30
     assert mirror.token_ids == plain.token_ids
@@ -96,7 +94,7 @@ def test_stop_strings(servers: Servers) -> None:
 def test_stop_tokens(servers: Servers) -> None:
     whole = generate(servers[0], prompts(1)[0], 48)
     bodies = [payload(prompts(1)[0], num_tokens=48, stop_token_ids=[token]) for token in whole.token_ids[5:9]]
-    plain, mirror = (complete_all(server.url, bodies) for server in servers)
+    plain, mirror = both(servers, lambda server: complete_all(server.url, bodies))
     assert divergences(mirror, plain) == []
     assert [each.meta["finish_reason"] for each in mirror] == [each.meta["finish_reason"] for each in plain]
 
@@ -159,7 +157,7 @@ def test_logprobs(servers: Servers) -> None:
         "top_logprobs_num": 3,
         "logprob_start_len": 0,
     }
-    plain, mirror = (complete(server.url, body).meta for server in servers)
+    plain, mirror = both(servers, lambda server: complete(server.url, body).meta)
     for key in ("input_token_logprobs", "output_token_logprobs"):
         ours, theirs = mirror[key], plain[key]
         assert [entry[1] for entry in ours] == [entry[1] for entry in theirs]
@@ -209,7 +207,7 @@ def test_grammar(servers: Servers, constraint: dict[str, str]) -> None:
 )
 def test_penalties(servers: Servers, asked: dict[str, Any]) -> None:
     bodies = [payload(prompt, num_tokens=48, **asked) for prompt in prompts(4)]
-    plain, mirror = (complete_all(server.url, bodies, concurrency=2) for server in servers)
+    plain, mirror = both(servers, lambda server: complete_all(server.url, bodies, concurrency=2))
     assert divergences(mirror, plain) == []
 
 

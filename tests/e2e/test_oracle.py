@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sglang_mirror.bench.client import Completion
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.server import Server
 from sglang_mirror.core.simulator import Models, simulate
-from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, prompts
+from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, prompts, with_draft
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
@@ -37,12 +38,21 @@ def plainly(plain_server: Server) -> list[Completion]:
     return generate_all(plain_server, prompts(8))
 
 
-@pytest.mark.parametrize("roots", ROOTS)
+@pytest.fixture(params=ROOTS)
+def lockstep(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[tuple[str, Server]]:
+    """A source of roots and its server, while the next one's starts; gone after its test."""
+    roots: str = request.param
+    for name in ROOTS[ROOTS.index(roots) :][:2]:
+        fleet.lockstep(name)
+    yield roots, with_draft(fleet.lockstep(roots))
+    assert fleet.stop(f"lockstep-{roots}") == []
+
+
 def test_engine_does_what_the_simulator_says(
-    fleet: Fleet, models: Models, token_ids: list[list[int]], plainly: list[Completion], roots: Any
+    models: Models, token_ids: list[list[int]], plainly: list[Completion], lockstep: tuple[Any, Server]
 ) -> None:
     """And all texts are plain decoding's, with any source of roots."""
-    server = fleet.lockstep(roots)
+    roots, server = lockstep
     hits = 0
     assert divergences(generate_all(server, prompts(8), concurrency=4), plainly) == []
     for number, tokens in enumerate(token_ids):
@@ -61,4 +71,3 @@ def test_engine_does_what_the_simulator_says(
         assert found == wanted
         hits += sum(step.source is not None for step in wanted)
     assert (hits > 0) == (roots != "none")
-    assert fleet.stop(f"lockstep-{roots}") == []

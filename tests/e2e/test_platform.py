@@ -15,25 +15,29 @@ pytestmark = pytest.mark.server
 WINDOWS = {"chain": (3, 1, 4), "tree": (3, 2, 6)}
 
 
-@pytest.fixture(params=WINDOWS)
-def standalone_server(request: pytest.FixtureRequest, fleet: Fleet, plain_server: Server) -> Iterator[Server]:
-    """SGLang's STANDALONE with the pair's draft; gone after its test."""
-    assert plain_server.poll() is None  # the reference starts first, and alone
-    steps, topk, nodes = WINDOWS[request.param]
-    name = f"standalone-{request.param}"
-    speculation = {
-        "algorithm": "STANDALONE",
-        "draft-model-path": fleet.pair.draft,
-        "num-steps": steps,
-        "eagle-topk": topk,
-        "num-draft-tokens": nodes,
-    }
-    words = [word for key, value in speculation.items() for word in (f"--speculative-{key}", str(value))]
-    yield fleet.launch(name, flags(*words)).wait()
-    assert not fleet.stop(name)
+@pytest.fixture(scope="module")
+def standalone(fleet: Fleet, plain_server: Server) -> Iterator[dict[str, Server]]:  # noqa: ARG001
+    """SGLang's STANDALONE with the pair's draft, for both windows; they start side by side, after plain."""
+    found = {}
+    for name, (steps, topk, nodes) in WINDOWS.items():
+        speculation = {
+            "algorithm": "STANDALONE",
+            "draft-model-path": fleet.pair.draft,
+            "num-steps": steps,
+            "eagle-topk": topk,
+            "num-draft-tokens": nodes,
+        }
+        words = [word for key, value in speculation.items() for word in (f"--speculative-{key}", str(value))]
+        found[name] = fleet.launch(f"standalone-{name}", flags(*words))
+    yield found
+    assert not [process for name in WINDOWS for process in fleet.stop(f"standalone-{name}")]
 
 
-def test_standalone_gives_the_plain_text(plain_server: Server, standalone_server: Server) -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_standalone_gives_the_plain_text(
+    plain_server: Server, standalone: dict[str, Server], window: str
+) -> None:
+    standalone_server = standalone[window].wait()
     wanted = texts(generate_all(plain_server, prompts(4)))
     answers = generate_all(standalone_server, prompts(4))
     assert texts(answers) == wanted

@@ -14,12 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.core.simulator import simulate
-from tests.e2e.fleet import GAMMA, Fleet, lockstep_trace
+from tests.e2e.fleet import GAMMA, Fleet, lockstep_trace, with_draft
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
 pytestmark = pytest.mark.server
 
+FAMILIES = ("llama", "qwen2")
 LAYERS, NUM_TOKENS = 4, 32
 PROMPT = list(range(300, 340))
 
@@ -62,17 +63,23 @@ def tiny_pair(family: str, folder: Path) -> Pair:
     return Pair(folder / "target", folder / "draft")
 
 
-@pytest.fixture(params=["llama", "qwen2"])
-def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
-    servers = Fleet(tiny_pair(request.param, tmp_path), label=f"{request.param}-")
+@pytest.fixture(scope="module")
+def fleets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fleet]]:
+    """A server of each family; they start side by side."""
+    folder = tmp_path_factory.mktemp("families")
+    found = {family: Fleet(tiny_pair(family, folder / family), label=f"{family}-") for family in FAMILIES}
     try:
-        yield servers
+        for fleet in found.values():
+            fleet.lockstep("exit")
+        yield found
     finally:
-        left = servers.stop_all()
+        left = [process for fleet in found.values() for process in fleet.stop_all()]
     assert not left
 
 
-def test_hits_from_the_exit(tiny: Fleet) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hits_from_the_exit(fleets: dict[str, Fleet], family: str) -> None:
+    tiny = fleets[family]
     wanted = list(
         simulate(
             reference_models(tiny.pair, kappa=DEFAULTS.kappa),
@@ -84,7 +91,7 @@ def test_hits_from_the_exit(tiny: Fleet) -> None:
             budget=DEFAULTS.root_budget,
         )
     )
-    server = tiny.lockstep("exit")
+    server = with_draft(tiny.lockstep("exit"))
     trace = lockstep_trace("exit", tiny.label)
     assert steps_of_engine(server, trace, PROMPT, "tap", NUM_TOKENS) == wanted
     assert 0 < sum(step.source == "exit" for step in wanted) <= len(wanted)

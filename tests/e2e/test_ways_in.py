@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from openai import OpenAI
 
 from sglang_mirror.bench.client import payload, stream
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import DEADLINE_S, GAMMA, Fleet, child_environment, generate, prompts, report, texts
+from tests.e2e.fleet import (
+    DEADLINE_S,
+    GAMMA,
+    Fleet,
+    both,
+    child_environment,
+    generate,
+    prompts,
+    report,
+    texts,
+)
 from tests.e2e.fleet import generate_all as generate_all_
 
 pytestmark = pytest.mark.server
@@ -92,13 +103,10 @@ def test_spec_fields_of_meta_info(mirror_server: Server) -> None:
     assert sum(meta["spec_correct_drafts_histogram"]) == meta["spec_verify_ct"]
 
 
-def engine_texts(fleet: Fleet, *, mirror: bool) -> list[str]:
-    """The texts of an offline engine, in a process of its own."""
-    script = Path(__file__).with_name("offline_engine.py")
-    settings = {"draft": str(fleet.pair.draft), "gamma": GAMMA} if mirror else {}
-    job = {"target": str(fleet.pair.target), "prompts": prompts(3), "num_tokens": 40, **settings}
+def printed_by(script: str, argument: str) -> Any:
+    """What a program beside this file prints last, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(script), json.dumps(job)],
+        [sys.executable, str(Path(__file__).with_name(script)), argument],
         env=child_environment(),
         capture_output=True,
         text=True,
@@ -106,30 +114,21 @@ def engine_texts(fleet: Fleet, *, mirror: bool) -> list[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_offline_engine(fleet: Fleet, plain_server: Server) -> None:
     answers = texts(generate_all_(plain_server, prompts(3), 40))
-    assert engine_texts(fleet, mirror=True) == answers
-    assert engine_texts(fleet, mirror=False) == answers
+    job = {"target": str(fleet.pair.target), "prompts": prompts(3), "num_tokens": 40}
+    mirror = {"draft": str(fleet.pair.draft), "gamma": GAMMA}
+    jobs = [json.dumps(each) for each in (job | mirror, job)]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda job: printed_by("offline_engine.py", job), jobs))
+    assert found == [answers, answers]
 
 
-def test_frontend_program(plain_server: Server, mirror_server: Server) -> None:
-    script = Path(__file__).with_name("frontend_program.py")
-    found = []
-    for server in (plain_server, mirror_server):
-        done = subprocess.run(
-            [sys.executable, str(script), server.url],
-            env=child_environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    assert found[0] == found[1]
-    assert found[0]["kind"] in ("list", "dict", "str")
-    assert all(found[0].values())
+def test_frontend_program(servers: tuple[Server, Server]) -> None:
+    plain, mirror = both(servers, lambda server: printed_by("frontend_program.py", server.url))
+    assert plain == mirror
+    assert plain["kind"] in ("list", "dict", "str")
+    assert all(plain.values())
