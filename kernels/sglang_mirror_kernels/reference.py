@@ -17,10 +17,9 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
         Token ids int64 [N, kappa], most probable first, and their natural-log probabilities, float32
         [N, kappa], under the whole distribution: the children keep their share of it.
     """
-    scores = logits.float()
-    total = torch.logsumexp(scores, dim=-1, keepdim=True)  # [N, 1]
+    logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
     # With as many more as there are children, enough are left without them; to sort these few is cheap.
-    values, tokens = torch.topk(scores, kappa + children.shape[1], dim=-1, sorted=False)
+    values, tokens = torch.topk(logprobs, kappa + children.shape[1], dim=-1, sorted=False)
     own = (tokens.unsqueeze(2) == children.unsqueeze(1)).any(-1)  # [N, kappa + c]
     values, order = torch.topk(values.masked_fill_(own, -torch.inf), kappa, dim=-1)
-    return tokens.gather(1, order), values - total
+    return tokens.gather(1, order), values

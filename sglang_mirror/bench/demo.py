@@ -21,8 +21,8 @@ from sglang_mirror.errors import MirrorError
 
 GAMMA = 8
 WARM_UP_TURNS = 2
-# The embedded target's exit is trained: after layer 5 of 8 its order of the corrections is nearly its end's.
-EMBEDDED: dict[str, Any] = {"exit_layer": 5, "root_budget": 16}
+# The embedded target's exit is trained at half depth: a layer later it knows more, too late for a rollout.
+EMBEDDED: dict[str, Any] = {"exit_layer": 4, "root_budget": 16}
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -142,7 +142,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=1, help="requests at once")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--gamma", type=int, default=GAMMA, help="draft tokens in a window")
-    parser.add_argument("--roots", default="union", choices=("exit", "draft", "union"))
+    parser.add_argument(
+        "--roots",
+        nargs="+",
+        default=["union"],
+        choices=("exit", "draft", "union"),
+        help="sources of roots; each after the first is an arm more",
+    )
     parser.add_argument("--all-cores", action="store_true", help="also plain decoding with every core")
     parser.add_argument("--out", type=Path, default=ROOT / "out/demo.json", help="where the JSON goes")
     args = parser.parse_args()
@@ -155,7 +161,9 @@ def main() -> int:
     args = _arguments()
     cores = Cores.one_each()
     arms = [plain(), serial(args.pair, cores, gamma=args.gamma)]
-    arms.append(mirror(args.pair, cores, gamma=args.gamma, roots=args.roots, **EMBEDDED))
+    for roots in dict.fromkeys(args.roots):
+        name = "mirror" if roots == args.roots[0] else f"mirror:roots={roots}"
+        arms.append(mirror(args.pair, cores, gamma=args.gamma, name=name, roots=roots, **EMBEDDED))
     if args.all_cores:
         arms.append(plain_on_all_cores())
     try:

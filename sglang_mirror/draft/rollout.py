@@ -26,7 +26,7 @@ NOTHING_KNOWN = Candidates((), ())
 
 # A branch is sent as soon as it has this share of its draft tokens, and again when it has them all: the last
 # tokens are seldom accepted, and an outcome that comes meanwhile need not wait for them.
-SENT_FROM = 2 / 3
+SENT_FROM = 0.6
 
 
 @dataclass(frozen=True, slots=True)

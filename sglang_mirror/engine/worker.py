@@ -28,7 +28,6 @@ from sglang_mirror.protocol.messages import ExitCandidates
 
 # Lockstep is for traces: a draft that takes longer is broken.
 LOCKSTEP_WAIT_MS = 5000.0
-PLAIN = Shape(num_steps=0)
 
 
 class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no types
@@ -49,7 +48,6 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.speculative_num_draft_tokens = self.speculative_num_steps + 1
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
-        self._window_shape = Shape(self.speculative_num_steps)
         self._verifier = Verifier(self, self.device)
         self._trace = Trace(self.config.trace)
         self._exit = self._tap()
@@ -89,8 +87,9 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
             return self._prefill(batch, on_publish, pp_proxy_tensors)
         if batch.forward_mode.is_idle():
-            self._verifier.prepare_idle(batch, self._window_shape)
-            return self._verifier.run(batch, self._window_shape, grammar_barrier)
+            shape = Shape(self.speculative_num_steps)
+            self._verifier.prepare_idle(batch, shape)
+            return self._verifier.run(batch, shape, grammar_barrier)
         return self._decode(batch, on_publish, grammar_barrier)
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
@@ -112,8 +111,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if self.config.miss == "wait":
             self._client.collect(requests, self.config.miss_wait_ms)
         windows = [request.window for request in requests]
-        shape = self._window_shape if any(windows) else PLAIN
-
+        shape = self._shape_of(windows)
         tokens = draft_tokens(windows, shape)
         self._verifier.prepare(batch, tokens, shape)
         began = time.monotonic()
@@ -128,6 +126,11 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if self._trace:
             self._write_trace(requests, windows, committed, hits, (began, ended))
         return result
+
+    def _shape_of(self, windows: Sequence[Window | None]) -> Shape:
+        """As many nodes as the longest window has; elsewhere than on a CPU one of two shapes, for graphs."""
+        longest = max((len(window) - 1 for window in windows if window), default=0)
+        return Shape(longest if self.device == "cpu" or not longest else self.speculative_num_steps)
 
     def _count(
         self,
@@ -177,7 +180,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         requests: Sequence[Request],
         grammar_barrier: Any,
     ) -> Any:
-        if self._exit is None or shape is PLAIN:
+        if self._exit is None or not shape.num_steps:
             return self._verifier.run(batch, shape, grammar_barrier)
         self._exit.arm(
             own_children(tokens), lambda ids, logprobs: self._signal(requests, shape, ids, logprobs)
