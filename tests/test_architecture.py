@@ -27,16 +27,17 @@ ARROWS: dict[str, set[str]] = {
     "core": set(),
     "protocol": {"core"},
     "kernels": set(),
-    "draft": {"core", "protocol", "kernels"},
+    "upscale": set(),
+    "draft": {"core", "protocol", "kernels", "upscale"},
     "engine": {"core", "protocol", "kernels", "draft.launcher"},
     "platform": set(),
-    "patches": {"engine"},
+    "patches": {"engine", "upscale"},
     "plugin": {"engine", "platform", "patches"},
-    "bench": {"core", "protocol", "draft.launcher"},
+    "bench": {"core", "protocol", "draft.launcher", "upscale"},
     "train": set(),
     "cli": {"draft", "protocol", "bench", "train"},
 }
-STANDALONE = {"core", "train", "kernels", "errors"}  # not even the leaves, `errors` excepted
+STANDALONE = {"core", "train", "kernels", "errors", "upscale"}  # not even the leaves, `errors` excepted
 # SGLang's names: the engine's in one module, and its registration, which every process loads.
 SGLANG_ROOMS = {"platform", "patches"}
 SGLANG_MODULES = {"engine/host.py", "engine/algorithm.py"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sglang_mirror_patches import flags, penalties, server_info
+from sglang_mirror_patches import flags, penalties, server_info, upscale
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,14 @@ SEAMS = (
         why="verification counts one said token a step and shows every node the same: the text would differ",
         since="0.5.21",
         remove_when="SGLang's verification penalises node by node",
+    ),
+    Seam(
+        target="sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator",
+        kind="AROUND",
+        hook=upscale.enlarge,
+        why="benchmarks serve a small model in a large one's shape, in every arm, and store nothing large",
+        since="0.5.17",
+        remove_when="SGLang's --custom-weight-loader serves the first load too",
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sglang_mirror.draft.backends.self_check import deviation, reference
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
+from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,11 @@ def _load(model: str, device: str, dtype: str) -> Any:
 
     disable_progress_bar()
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager")
+        if is_enlarged(Path(model)):
+            number_format = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+            loaded = load_enlarged(Path(model), number_format, attn_implementation="eager")
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager")
         return loaded.to(device).eval()
     except (*_MISFITS, OSError, AssertionError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,139 @@
+"""The weights of an enlarged model, one after another, as its loader asks for them.
+
+Live: the small model's channels, heads and feed-forward units, in the first places of the large one's. The
+residual stream is zero in every other channel, because only live rows are written to it: o_proj and down_proj
+are zero elsewhere, and wholly zero in layers that are not live. So whatever q, k, v, gate and up have
+elsewhere does not matter, and is random. An RMSNorm divides by the root of the mean over all channels, of
+which d of D are live: its live weights are scaled by sqrt(d/D), and its epsilon by d/D
+(`folder.enlarged_config`).
+
+Vocabulary beyond the small model's must never be chosen. A constant rides in the last channel of every
+embedding; no layer reads it, only those rows of the head do, with a weight that puts their logits far below
+all others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from sglang_mirror.upscale.shape import Shape, live_layers
+
+CONSTANT = 1e-2
+NEVER = -1e6
+RANDOM_SCALE = 0.02
+POOL = 1 << 22  # random numbers drawn; larger tensors repeat them
+SEED = 11
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def enlarged(
+    weights: Iterable[tuple[str, torch.Tensor]], small: Shape, large: Shape
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight of the large model, under its own name.
+
+    Args:
+        weights: all of the small model's; its head may be missing, if it is the embedding.
+        small: its shape.
+        large: the shape wanted, which holds it.
+
+    Yields:
+        names and tensors of the small model's dtype, on its device.
+    """
+    held = dict(weights)
+    held.setdefault("lm_head.weight", held["model.embed_tokens.weight"])
+    maker = _Maker(small, large, held["lm_head.weight"])
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+        yield name, maker.outer(name, held[name])
+    live = {place: layer for layer, place in enumerate(live_layers(small, large))}
+    kinds = [match[2] for name in held if (match := _LAYER.fullmatch(name)) and match[1] == "0"]
+    for place in range(large.num_hidden_layers):
+        for kind in kinds:
+            layer = live.get(place)
+            source = held[f"model.layers.{layer or 0}.{kind}"]
+            yield f"model.layers.{place}.{kind}", maker.inner(kind, source, live=layer is not None)
+
+
+class _Maker:
+    """Makes tensors of the large shape like `like`: its dtype and device."""
+
+    def __init__(self, small: Shape, large: Shape, like: torch.Tensor) -> None:
+        self._small, self._large, self._like = small, large, like
+        generator = torch.Generator().manual_seed(SEED)
+        pool = torch.randn(POOL, generator=generator) * RANDOM_SCALE
+        self._pool = pool.to(like.device, like.dtype)
+        self._norm_scale = math.sqrt(small.hidden_size / large.hidden_size)
+        # The query heads of a key head stay together.
+        self._query_heads = [
+            head // small.group * large.group + head % small.group
+            for head in range(small.num_attention_heads)
+        ]
+
+    def outer(self, name: str, source: torch.Tensor) -> torch.Tensor:
+        """Embedding, head, or last norm."""
+        small, large = self._small, self._large
+        if name == "model.norm.weight":
+            return self._norm(source)
+        made = self._zeros(large.vocab_size, large.hidden_size)
+        made[: small.vocab_size, : small.hidden_size] = source
+        if large.vocab_size > small.vocab_size:
+            if name == "lm_head.weight":
+                made[small.vocab_size :, -1] = NEVER
+            else:
+                made[:, -1] = CONSTANT
+        return made
+
+    def inner(self, kind: str, source: torch.Tensor, *, live: bool) -> torch.Tensor:
+        """A weight of a layer; of one that is not live, `source` gives the kind only."""
+        large, in_order = self._large, torch.arange(len(source))
+        match kind.removesuffix(".weight").rsplit(".", 1)[-1]:
+            case "q_proj":
+                num_rows = large.num_attention_heads * large.head_dim
+                return self._reader(num_rows, source, self._query_places(), live=live)
+            case "k_proj" | "v_proj":
+                num_rows = large.num_key_value_heads * large.head_dim
+                return self._reader(num_rows, source, in_order, live=live)
+            case "gate_proj" | "up_proj":
+                return self._reader(large.intermediate_size, source, in_order, live=live)
+            case "o_proj":
+                num_columns = large.num_attention_heads * large.head_dim
+                return self._writer(num_columns, source, self._query_places(), live=live)
+            case "down_proj":
+                columns = torch.arange(source.shape[1])
+                return self._writer(large.intermediate_size, source, columns, live=live)
+        return source.clone() if kind.endswith(("q_norm.weight", "k_norm.weight")) else self._norm(source)
+
+    def _query_places(self) -> torch.Tensor:
+        """Places of the live query heads' channels."""
+        head_dim = self._large.head_dim
+        return torch.cat([torch.arange(head * head_dim, (head + 1) * head_dim) for head in self._query_heads])
+
+    def _reader(self, num_rows: int, source: torch.Tensor, rows: torch.Tensor, *, live: bool) -> torch.Tensor:
+        """A weight that reads the residual stream; never its constant, should there be one."""
+        count = num_rows * self._large.hidden_size
+        made = self._pool.repeat(-(-count // POOL))[:count].view(num_rows, self._large.hidden_size).clone()
+        made[:, -1] = 0
+        if live:
+            made[rows, : source.shape[1]] = source
+        return made
+
+    def _writer(
+        self, num_columns: int, source: torch.Tensor, columns: torch.Tensor, *, live: bool
+    ) -> torch.Tensor:
+        """A weight that writes to the residual stream: only to its live channels, from what is live."""
+        made = self._zeros(self._large.hidden_size, num_columns)
+        if live:
+            made[: len(source), columns] = source
+        return made
+
+    def _norm(self, source: torch.Tensor) -> torch.Tensor:
+        made = self._like.new_full((self._large.hidden_size,), 1.0)
+        made[: len(source)] = source * self._norm_scale
+        return made
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return self._like.new_zeros(shape)

@@ -1,0 +1,68 @@
+"""An enlarged model computes what the small one does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sglang_mirror.bench.pair import embedded_pair, held_out
+from sglang_mirror.errors import MirrorError
+from sglang_mirror.upscale.folder import load_enlarged, make_folder
+from sglang_mirror.upscale.shape import SHAPES, Shape, live_layers, parse_shape
+
+TARGET = embedded_pair().target
+SMALL = Shape.of_config(json.loads((TARGET / "config.json").read_text()))
+# Wider, deeper, more query heads to a key head, more vocabulary; and no size a multiple of the small one's.
+LARGE = Shape(448, 1000, 13, 12, 4, 64, 5000)
+
+
+@torch.inference_mode()
+def test_the_same_function(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TARGET)
+    rows = torch.tensor([tokenizer.encode(prompt.text)[:48] for prompt in held_out(40, long=True)][:4])
+    small = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    large = load_enlarged(make_folder(TARGET, LARGE, tmp_path / "large"), torch.float32)
+    said = small(rows, output_hidden_states=True)
+    found = large(rows, output_hidden_states=True)
+    torch.testing.assert_close(found.logits[..., : SMALL.vocab_size], said.logits, atol=2e-3, rtol=1e-3)
+    assert torch.equal(found.logits.argmax(-1), said.logits.argmax(-1))
+    half = found.hidden_states[LARGE.num_hidden_layers // 2]
+    wanted = said.hidden_states[SMALL.num_hidden_layers // 2]
+    torch.testing.assert_close(half[..., : SMALL.hidden_size], wanted, atol=1e-3, rtol=1e-3)
+    assert not half[..., SMALL.hidden_size : -1].any()
+
+
+def test_half_depth_stays_half_depth() -> None:
+    for large in SHAPES.values():
+        places = live_layers(SMALL, large)
+        half = large.num_hidden_layers // 2
+        assert sum(place < half for place in places) == SMALL.num_hidden_layers // 2
+        assert len(set(places)) == SMALL.num_hidden_layers
+
+
+def test_every_named_shape_holds_the_embedded_target() -> None:
+    for large in SHAPES.values():
+        assert large.holds(SMALL) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen3-14b", 14.8), ("qwen3-32b", 32.8), ("mistral-24b", 23.6)]
+)
+def test_named_shapes_are_as_large_as_their_name(name: str, billions: float) -> None:
+    assert SHAPES[name].num_parameters / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(MirrorError, match="hidden_size 128: must be at least 256"):
+        make_folder(TARGET, Shape(128, 1000, 13, 12, 4, 64, 4096), tmp_path)
+    with pytest.raises(MirrorError, match="head_dim 128: must be 64"):
+        make_folder(TARGET, Shape(512, 1000, 13, 12, 4, 128, 4096), tmp_path)
+    with pytest.raises(MirrorError, match="1 query heads a key head"):
+        make_folder(TARGET, Shape(512, 1000, 13, 4, 4, 64, 4096), tmp_path)
+    with pytest.raises(MirrorError, match=r"0\.25b, 0\.6b"):
+        parse_shape("13b")
+    assert parse_shape("448x1000x13x12x4x64x5000") == LARGE
