@@ -1,0 +1,164 @@
+"""The EAGLE3 head as one resumable command: `python -m sglang_mirror.train.eagle3_recipe`.
+
+On the same text as the draft, most of it the target's own; the head is measured as the draft is, and written
+in the form that SGLang loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import Qwen3ForCausalLM
+
+from sglang_mirror.train import attention, heldout
+from sglang_mirror.train.distill import MixedWindows
+from sglang_mirror.train.eagle3 import STEPS, Drafted, Eagle3Head, eagle3_loss, shifted
+from sglang_mirror.train.generate import continue_rows, own_text
+from sglang_mirror.train.optim import Budget
+from sglang_mirror.train.prepare import prepare
+from sglang_mirror.train.pretrain import training_windows
+from sglang_mirror.train.shapes import target_config
+from sglang_mirror.train.start import start_model
+from sglang_mirror.train.tokenizer import load_tokenizer
+from sglang_mirror.train.trainer import Plan, Trainer
+
+logger = logging.getLogger(__name__)
+
+OWN_TEXT_SHARE = 0.6  # of each step's rows
+OWN_TEXT_TIME = 0.1
+NUM_PROMPTS, NUM_TOKENS = 40, 96
+# Of the target's config, in the head's.
+SAME = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "rms_norm_eps", "max_position_embeddings", "hidden_act", "eos_token_id", "pad_token_id"),
+)
+
+
+def train_head(work: Path, target: Qwen3ForCausalLM, *, seconds: float, tokens: int | None) -> Trainer:
+    """Trains the head; its checkpoint is `work`/eagle3.pt."""
+    text = own_text(
+        target, training_windows(work, seed=21), work / "own_text-eagle3.pt", seconds=seconds * OWN_TEXT_TIME
+    )
+    windows = MixedWindows(training_windows(work, seed=22), text, OWN_TEXT_SHARE)
+    target.set_attn_implementation(attention.NAME)
+    head = Eagle3Head(target)
+    plan = Plan(
+        Budget(tokens=tokens, seconds=seconds), tokens_per_step=2048, window_len=256, long_window_len=512
+    )
+    trainer = Trainer(head, eagle3_loss(head, target, compiled=True), windows, plan, work / "eagle3.pt")
+    trainer.train()
+    return trainer
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def head_acceptance(
+    head: Eagle3Head, target: Qwen3ForCausalLM, prompts: Sequence[list[int]], *, gamma: int = STEPS
+) -> dict[str, Any]:
+    """Accepted length of a chain of `gamma` tokens at temperature 0, and each position's chance if reached.
+
+    As in `evaluate`, no rollout is needed: a token is asked for only while all before it agreed with the
+    target's own.
+    """
+    reached, agreed, steps = [0] * gamma, [0] * gamma, 0
+    for ids in prompts:
+        prompt = torch.tensor([ids])
+        row = torch.cat([prompt, continue_rows(target, prompt, NUM_TOKENS, torch.tensor([0.0]))], 1)
+        features = head.features(target.model(row[:, :-1], output_hidden_states=True).hidden_states)
+        drafted, proposals = Drafted([], []), []
+        for step in range(gamma):
+            features = head.step(shifted(row[:, 1:], step), features, drafted)
+            proposals.append(head.logits(features)[0].argmax(-1))
+        root = len(ids) - 1  # the last committed token
+        while root + gamma + 1 < row.shape[1]:
+            accepted = 0
+            while accepted < gamma:
+                reached[accepted] += 1
+                if proposals[accepted][root - 1] != row[0, root + 1 + accepted]:
+                    break
+                agreed[accepted] += 1
+                accepted += 1
+            steps, root = steps + 1, root + accepted + 1
+    by_position = [a / max(r, 1) for a, r in zip(agreed, reached, strict=True)]
+    return {
+        "gamma": gamma,
+        "steps": steps,
+        "accepted_len": 1 + sum(agreed) / steps,
+        "by_position": by_position,
+    }
+
+
+def export_head(head: Eagle3Head, target: Qwen3ForCausalLM, tokenizer: Path, folder: Path, card: str) -> None:
+    """Writes the folder that SGLang's `--speculative-algorithm EAGLE3` loads: bf16 weights and a config."""
+    config = target.config
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in head.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    content = {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        **{name: getattr(config, name) for name in SAME},
+        "bos_token_id": None,
+        "num_hidden_layers": 1,
+        "draft_vocab_size": config.vocab_size,
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for file in tokenizer.glob("*token*"):
+        shutil.copyfile(file, folder / file.name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def card(trainer: Trainer, found: dict[str, Any]) -> str:
+    """What the head is and how well it guesses."""
+    chances = " ".join(f"{chance:.2f}" for chance in found["by_position"])
+    return (
+        "---\nlicense: apache-2.0\n---\n\n# Embedded pair: EAGLE3 head of the target\n\n"
+        "A baseline to compare with. One layer over the target's hidden states, trained on its own outputs "
+        f"over {STEPS} steps.\n\n"
+        f"* {trainer.tokens:,} tokens in {trainer.step:,} steps, {trainer.seconds / 60:.0f} minutes; "
+        f"{OWN_TEXT_SHARE:.0%} of the text is the target's own\n"
+        f"* accepted length at temperature 0, chain of {found['gamma']}: {found['accepted_len']:.2f}; "
+        f"each position's chance once it is reached: {chances}\n"
+        "* again: `python -m sglang_mirror.train.eagle3_recipe`\n"
+    )
+
+
+def main() -> None:
+    """Prepare, train, measure, write; a stage that is done is skipped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--models", type=Path, default=Path("examples/models"), help="has target/, gets eagle3/"
+    )
+    parser.add_argument("--work", type=Path, default=Path("out/eagle3"), help="scratch, kept for resuming")
+    parser.add_argument("--data", type=Path, default=Path("examples/data/heldout.jsonl"))
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--tokens", type=int, help="or its tokens, where that is sooner")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    prepare(args.work, args.models)
+    target = start_model(args.models, "target", target_config()).eval()
+    trainer = train_head(args.work, target, seconds=args.minutes * 60, tokens=args.tokens)
+    head = trainer.model.to(torch.bfloat16).float().eval()
+    assert isinstance(head, Eagle3Head)
+    tokenizer = load_tokenizer(args.work / "tokenizer")
+    prompts = [tokenizer.encode(each["prompt"]) for each in heldout.read(args.data) if not each["long"]]
+    target.set_attn_implementation("sdpa")
+    found = head_acceptance(head, target, prompts[:NUM_PROMPTS])
+    logger.info("%s", json.dumps(found))
+    export_head(head, target, args.models / "target", args.models / "eagle3", card(trainer, found))
+
+
+if __name__ == "__main__":
+    main()
