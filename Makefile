@@ -23,7 +23,7 @@ serve: install  ## a server on port 30000 that decodes by mirror
 
 results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
 	mkdir -p docs/results
-	$(BIN)/python -m sglang_mirror.bench.demo --repeats 7 --all-cores --roots union draft --out docs/results/speed.json
+	$(BIN)/sglang-mirror bench run --arms plain serial mirror mirror:roots=draft plain:cores=all --repeats 7 --json docs/results/speed.json
 	$(BIN)/python -m sglang_mirror.bench.identity --out docs/results/identity.json
 	$(BIN)/python -m sglang_mirror.bench.identity --dtype bfloat16 --out docs/results/identity-bfloat16.json
 	$(BIN)/python -m sglang_mirror.bench.law --out docs/results/law.json

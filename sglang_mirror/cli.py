@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_mirror import __version__
+from sglang_mirror.bench import command as bench_command
 from sglang_mirror.config import resolve
 from sglang_mirror.draft import command as draft_command
 from sglang_mirror.errors import MirrorError
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     draft_command.add_parser(commands)
+    bench_command.add_parser(commands)
     keys = commands.add_parser("keys", help="make CURVE keys for a draft over tcp://")
     keys.add_argument("folder", type=Path, help="a folder for them; both machines need a copy")
     keys.set_defaults(run=_keys)

@@ -65,6 +65,9 @@ class MirrorConfig:
         False, "wait for every branch before each commit: reproducible hits, for traces"
     )
     trace: str | None = _setting(None, "write one JSON line a step and request to this file")
+    draft_trace: str | None = _setting(
+        None, "write one JSON line a forward of the draft that we start to this file"
+    )
     curve_dir: str | None = _setting(None, "folder with CURVE keys, for a draft over tcp://")
     insecure_tcp: bool = _setting(False, "let tcp:// do without CURVE keys")
 

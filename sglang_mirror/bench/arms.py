@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sglang_mirror.bench.server import Server, cpu_environment
 
@@ -45,11 +46,13 @@ class Arm:
         name: as results call it.
         flags: added to the server's command line.
         all_cores: whether the target gets every core (plain decoding's best).
+        missing: what it lacks to run at all, and the remedy; empty if nothing.
     """
 
     name: str
     flags: tuple[str, ...] = ()
     all_cores: bool = False
+    missing: str = ""
 
 
 def plain() -> Arm:
@@ -60,7 +63,7 @@ def plain_on_all_cores() -> Arm:
     return Arm("plain:cores=all", all_cores=True)
 
 
-def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **settings: str | float) -> Arm:
+def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **settings: Any) -> Arm:
     """Mirror with this draft; `settings` are those of `sglang_mirror.config`."""
     flags = ["--speculative-algorithm", "mirror", "--speculative-draft-model-path", str(pair.draft)]
     flags += ["--speculative-num-steps", str(gamma)]

@@ -3,87 +3,165 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_mirror.bench.client import Completion
+from sglang_mirror.bench.chat import Answer
+from sglang_mirror.bench.stats import Totals, ratio_interval, speed_ratio, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """Some questions, asked of one arm at once.
+
+    Attributes:
+        answers: in the questions' order.
+        seconds: wall time until the last was answered.
+    """
+
+    answers: tuple[Answer, ...]
+    seconds: float
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(answer.num_tokens for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One arm through all prompts once.
+    """One arm through all questions once.
 
     Attributes:
-        completions: in the prompts' order.
-        seconds: wall time of the whole run.
-        before: the server's `mirror` report before it; None for other arms.
-        after: and after it.
+        laps: in the questions' order.
+        counted: how much each counter of the server's `mirror` report grew; empty for other arms.
     """
 
-    completions: tuple[Completion, ...]
-    seconds: float
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
+    laps: tuple[Lap, ...]
+    counted: Counter[str]
+
+    @classmethod
+    def joined(cls, runs: Iterable[Run]) -> Run:
+        """Runs through several sets of questions as one."""
+        found = list(runs)
+        counted: Counter[str] = Counter()
+        for run in found:
+            counted.update(run.counted)
+        return cls(tuple(lap for run in found for lap in run.laps), counted)
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [answer for lap in self.laps for answer in lap.answers]
 
     @property
     def tokens_per_s(self) -> float:
-        return sum(completion.num_tokens for completion in self.completions) / self.seconds
-
-    @property
-    def texts(self) -> list[str]:
-        return [completion.text for completion in self.completions]
-
-    def counted(self, *path: str) -> float:
-        """How much a counter of the server's report grew during this run; 0 for arms without one."""
-        before, after = self.before or {}, self.after or {}
-        for key in path:
-            before, after = before.get(key, 0), after.get(key, 0)
-        return float(after or 0) - float(before or 0)  # type: ignore[arg-type]
+        return sum(lap.num_tokens for lap in self.laps) / sum(lap.seconds for lap in self.laps)
 
 
-def spread(values: Sequence[float], low: str = "min", high: str = "max") -> dict[str, float]:
-    return {"median": statistics.median(values), low: min(values), high: max(values)}
+def counters(report: Mapping[str, Any] | None) -> Counter[str]:
+    """The numbers of a server's `mirror` report; those of an object in it as `name.key`."""
+    found: Counter[str] = Counter()
+    for name, value in (report or {}).items():
+        entries = value.items() if isinstance(value, dict) else (("", value),)
+        for key, number in entries:
+            if isinstance(number, int | float):
+                found[f"{name}.{key}" if key else name] = number  # type: ignore[assignment]
+    return found
 
 
-def result(arm: str, runs: Sequence[Run], plain: Sequence[Run], **facts: Any) -> dict[str, Any]:
-    """One entry of `results`: this arm's runs against plain's, repeat by repeat.
+def result(
+    arm: str, runs: Sequence[Run], others: Mapping[str, Sequence[Run]], **facts: Any
+) -> dict[str, Any]:
+    """One entry of `results`: this arm's runs, and its ratios to the other arms', repeat by repeat.
 
     Args:
         arm: its name.
         runs: one a repeat.
-        plain: plain decoding's runs of the same repeats.
+        others: the runs of every arm of the same repeats, `plain` among them if it ran; this one is left out.
         facts: further fields: workload, temperature, concurrency, command.
     """
-    speeds = [run.tokens_per_s for run in runs]
-    ratios = [run.tokens_per_s / reference.tokens_per_s for run, reference in zip(runs, plain, strict=True)]
-    pairs = [
-        (ours, theirs)
-        for run, reference in zip(runs, plain, strict=True)
-        for ours, theirs in zip(run.texts, reference.texts, strict=True)
-    ]
+    plain = others.get("plain")
+    ratios = {name: _against(runs, theirs) for name, theirs in others.items() if name != arm}
     return {
         "arm": arm,
-        "num_prompts": len(runs[0].completions),
-        "tokens_per_s": spread(speeds),
-        "speedup": spread(ratios, "low", "high"),
-        "text_equal": sum(ours == theirs for ours, theirs in pairs) / len(pairs),
-        **_speculation(runs),
+        "num_prompts": len(runs[0].answers),
+        "num_repeats": len(runs),
+        "tokens_per_s": spread([run.tokens_per_s for run in runs]),
+        "question_tokens_per_s": _mean_speed(runs),
+        "speedup": _against(runs, plain) if plain else None,
+        "ratios": ratios,
+        "text_equal": _equal_share(runs, plain) if plain else None,
+        **_acceptance(runs),
+        **_overlap(runs),
         **facts,
     }
 
 
-def _speculation(runs: Sequence[Run]) -> dict[str, Any]:
-    def total(*path: str) -> float:
-        return sum(run.counted(*path) for run in runs)
+def _against(runs: Sequence[Run], theirs: Sequence[Run]) -> dict[str, float]:
+    """Speed over another arm's: median over the repeats; of all tokens, with its interval; of the means."""
+    repeats = [ours.tokens_per_s / other.tokens_per_s for ours, other in zip(runs, theirs, strict=True)]
+    ours_, theirs_ = _totals(runs), _totals(theirs)
+    low, high = ratio_interval(ours_, theirs_)
+    return {
+        "median": statistics.median(repeats),
+        "low": low,
+        "high": high,
+        "of_totals": speed_ratio(ours_, theirs_),
+        "of_means": _mean_speed(runs) / _mean_speed(theirs),
+    }
+
+
+def _totals(runs: Sequence[Run]) -> Totals:
+    """Tokens and seconds of each lap, over all repeats."""
+    laps = zip(*(run.laps for run in runs), strict=True)
+    return [(sum(lap.num_tokens for lap in same), sum(lap.seconds for lap in same)) for same in laps]
+
+
+def _mean_speed(runs: Sequence[Run]) -> float:
+    """Spec-Bench's figure: tokens a second of each question, and their mean."""
+    speeds = [answer.num_tokens / answer.seconds for run in runs for answer in run.answers]
+    return sum(speeds) / len(speeds)
+
+
+def _equal_share(runs: Sequence[Run], plain: Sequence[Run]) -> float:
+    pairs = [
+        (ours, theirs)
+        for run, reference in zip(runs, plain, strict=True)
+        for ours, theirs in zip(run.answers, reference.answers, strict=True)
+    ]
+    return sum(ours.token_ids == theirs.token_ids for ours, theirs in pairs) / len(pairs)
+
+
+def _acceptance(runs: Sequence[Run]) -> dict[str, Any]:
+    """From SGLang's own account of each request, the same for every kind of speculation.
+
+    A request's first token is its prefill's, not a verification's.
+    """
+    metas = [completion.meta for run in runs for answer in run.answers for completion in answer.completions]
+    verified = sum(meta.get("spec_verify_ct") or 0 for meta in metas)
+    if not verified:
+        return {"accept_len": 1.0, "accepted_histogram": None}
+    histogram: Counter[int] = Counter()
+    for meta in metas:
+        histogram.update(dict(enumerate(meta.get("spec_correct_drafts_histogram") or ())))
+    committed = sum(meta["completion_tokens"] - 1 for meta in metas)
+    counts = [histogram[number] for number in range(max(histogram, default=-1) + 1)]
+    return {"accept_len": committed / verified, "accepted_histogram": counts}
+
+
+def _overlap(runs: Sequence[Run]) -> dict[str, Any]:
+    """Of mirror: where branches hit, and where a step's time goes."""
+
+    def total(name: str) -> float:
+        return float(sum(run.counted[name] for run in runs))
 
     steps, batches = total("steps"), total("batches")
     if not steps:
-        return {"accept_len": 1.0, "hit_rate": None, "hidden_fraction": None, "step_ms": None}
-    hits = {source: total("hits", source) / steps for source in ("exit", "draft")}
+        return {"hit_rate": None, "hidden_fraction": None, "step_ms": None}
+    hits = {source: total(f"hits.{source}") / steps for source in ("exit", "draft")}
     waited, busy = total("waited_ms"), total("busy_ms")
     return {
-        "accept_len": total("committed") / steps,
         "hit_rate": {"all": sum(hits.values()), **hits},
         "hidden_fraction": max(0.0, 1 - waited / busy) if busy else None,
         "step_ms": {

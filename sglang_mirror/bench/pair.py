@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.prompts import Prompt, read_prompts
 
+# How the embedded pair is served: its windows' depth, and its mirror settings. The exit is trained at half
+# depth, which is the default: a layer later it knows more, too late for a rollout.
+GAMMA = 8
+EMBEDDED: dict[str, Any] = {"root_budget": 16}
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ROOT / "examples/data/heldout.jsonl"
 # A folder with target/ and draft/ to use instead, while another pair is being tried.

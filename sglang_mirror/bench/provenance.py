@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -29,9 +29,9 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _module() -> list[str]:
+def _program() -> list[str]:
     specification = getattr(sys.modules["__main__"], "__spec__", None)
-    return [specification.name] if specification else [Path(sys.argv[0]).name]
+    return ["python", "-m", specification.name] if specification else [Path(sys.argv[0]).name]
 
 
 def _git(*arguments: str) -> str | None:

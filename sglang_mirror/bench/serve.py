@@ -8,8 +8,8 @@ import sys
 
 from sglang_mirror.bench.arms import CPU, Cores, mirror
 from sglang_mirror.bench.client import payload
-from sglang_mirror.bench.demo import EMBEDDED, GAMMA, say
-from sglang_mirror.bench.pair import embedded_pair
+from sglang_mirror.bench.demo import say
+from sglang_mirror.bench.pair import EMBEDDED, GAMMA, embedded_pair
 from sglang_mirror.bench.server import cpu_environment
 
 PORT = 30000

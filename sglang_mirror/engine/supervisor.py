@@ -142,6 +142,7 @@ def _command(config: MirrorConfig, endpoint: str) -> DraftCommand:
         dtype=config.draft_dtype,
         threads=config.draft_threads,
         cpus=config.draft_cpus,
+        trace=config.draft_trace,
     )
 
 

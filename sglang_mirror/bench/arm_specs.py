@@ -1,0 +1,96 @@
+"""Arms as the command line writes them: `NAME`, or `NAME:key=value,key=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.errors import MirrorError
+
+MIRROR_SETTINGS = tuple(item.name for item in dataclasses.fields(MirrorConfig))
+# The draft's own: the same for every arm, so no arm may change them.
+FIXED = {"draft_model", "draft_cpus", "draft_threads"}
+SGLANGS_OWN = ("steps", "topk", "nodes", "cores")
+KEYS: dict[str, tuple[str, ...]] = {
+    "plain": ("cores",),
+    "standalone": SGLANGS_OWN,
+    "ngram": ("nodes", "cores"),
+    "eagle3": SGLANGS_OWN,
+    "serial": ("gamma", *(name for name in MIRROR_SETTINGS if name not in FIXED | {"roots"})),
+    "mirror": ("gamma", *(name for name in MIRROR_SETTINGS if name not in FIXED)),
+}
+COUNTS = {"gamma", "steps", "topk", "nodes"}
+STEPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all arms share.
+
+    Attributes:
+        pair: target and draft.
+        cores: where they run.
+        gamma: draft tokens in a window of mirror and serial, unless the arm says otherwise.
+        mirror: settings of mirror, unless the arm says otherwise.
+        eagle3: folder of an EAGLE3 head for the target.
+    """
+
+    pair: Pair
+    cores: Cores
+    gamma: int
+    mirror: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eagle3: Path | None = None
+
+
+def parse_arm(text: str, setup: Setup) -> Arm:
+    """The arm that `text` describes; its name is `text`.
+
+    Raises:
+        MirrorError: no such arm, or no such setting of it.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in KEYS:
+        raise MirrorError(f"--arms {text}: no such arm; there are {', '.join(KEYS)}")
+    options: dict[str, str] = {}
+    for word in filter(None, rest.split(",")):
+        key, equals, value = word.partition("=")
+        if not equals or key not in KEYS[kind]:
+            raise MirrorError(
+                f"--arms {text}: {word!r} is no setting of {kind}; it has {', '.join(KEYS[kind])}"
+            )
+        if key in COUNTS and not (value.isdecimal() and int(value)):
+            raise MirrorError(f"--arms {text}: {word}: give a whole number of at least 1")
+        options[key] = value
+    if kind in ("mirror", "serial"):
+        return _mirror(kind, text, options, setup)
+    if options.pop("cores", "one") not in ("one", "all"):
+        raise MirrorError(f"--arms {text}: cores is one or all")
+    missing = (
+        "no EAGLE3 head is given; name its folder with --eagle3"
+        if kind == "eagle3" and not setup.eagle3
+        else ""
+    )
+    flags = () if kind == "plain" else _sglangs_own(kind, options, setup)
+    return Arm(text, flags, all_cores="cores=all" in rest, missing=missing)
+
+
+def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
+    gamma = int(options.pop("gamma", setup.gamma))
+    settings = {**({"roots": "none"} if kind == "serial" else setup.mirror), **options}
+    return mirror(setup.pair, setup.cores, gamma=gamma, name=name, **settings)
+
+
+def _sglangs_own(kind: str, options: dict[str, str], setup: Setup) -> tuple[str, ...]:
+    """Flags of the speculation that SGLang brings."""
+    flags = ["--speculative-algorithm", kind.upper()]
+    if kind == "ngram":
+        return (*flags, "--speculative-num-draft-tokens", options.get("nodes", "8"))
+    steps, topk = options.get("steps", str(STEPS)), options.get("topk", "1")
+    nodes = options.get("nodes", str(int(steps) + 1))
+    draft = setup.eagle3 if kind == "eagle3" else setup.pair.draft
+    flags += ["--speculative-draft-model-path", str(draft), "--speculative-num-steps", steps]
+    return (*flags, "--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes)

@@ -1,0 +1,89 @@
+"""A comparison as one page that needs nothing else, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from sglang_mirror.bench import figures
+from sglang_mirror.bench.table import cells
+
+HEADS = (
+    *("arm", "tokens/s", "against plain", "95% interval", "of means", "accepted length"),
+    *("hit rate", "by draft", "by exit", "hidden", "same text"),
+)
+
+
+def html(content: dict[str, Any]) -> str:
+    """The page: every figure of the JSON, the pictures drawn from them; it asks nothing of a network."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    timeline = content.get("timeline")
+    results = content["results"]
+    page: str = environment.get_template("report.html.j2").render(
+        arms=dict.fromkeys(entry["arm"] for entry in results),
+        origin=origin(content),
+        skipped=content.get("skipped", []),
+        timeline=timeline,
+        lanes=Markup(figures.lanes(timeline)) if timeline else None,
+        heads=HEADS,
+        parts=list(_parts(content)),
+        commands={entry["arm"]: entry["command"] for entry in results},
+    )
+    return page
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The tables of the page."""
+    lines = [origin(content)]
+    for title, entries in cells(content["results"]):
+        lines += ["", f"**{title}**", "", _line(HEADS), "|" + "---|" * len(HEADS)]
+        lines += [_line(row(entry)) for entry in entries]
+    return "\n".join(lines) + "\n"
+
+
+def origin(content: dict[str, Any]) -> str:
+    """Where the figures come from, in one line."""
+    where = content["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    changed = " with uncommitted changes" if where["uncommitted"] else ""
+    return (
+        f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
+        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."
+    )
+
+
+def row(entry: dict[str, Any]) -> tuple[str, ...]:
+    """One arm's figures, as `HEADS` names them."""
+    speed, hits = entry["speedup"], entry["hit_rate"] or {}
+    rates = [_share(hits.get(source)) for source in ("all", "draft", "exit")]
+    return (
+        entry["arm"],
+        f"{entry['tokens_per_s']['median']:.1f}",
+        f"{speed['of_totals']:.2f}x" if speed else "-",
+        f"{speed['low']:.2f} to {speed['high']:.2f}" if speed else "-",
+        f"{speed['of_means']:.2f}x" if speed else "-",
+        f"{entry['accept_len']:.2f}",
+        *rates,
+        _share(entry["hidden_fraction"]),
+        "-" if entry["text_equal"] is None else f"{entry['text_equal']:.0%}",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _line(row_: tuple[str, ...]) -> str:
+    return f"| {' | '.join(row_)} |"
+
+
+def _parts(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for title, entries in cells(content["results"]):
+        drawn = {"bars": figures.bars, "histogram": figures.histogram, "split": figures.split}
+        pictures = {name: Markup(draw(entries)) for name, draw in drawn.items()}
+        yield {"title": title, "rows": [row(entry) for entry in entries], **pictures}

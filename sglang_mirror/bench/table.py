@@ -1,0 +1,65 @@
+"""Results as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+HEAD = ("arm", "tokens/s", "speedup", "accept", "hits", "exit", "draft", "hidden", "same text")
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """One line an arm."""
+    return aligned([HEAD, *(_row(entry) for entry in results)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    hits, speedup, equal = entry["hit_rate"] or {}, entry["speedup"], entry["text_equal"]
+    return (
+        entry["arm"],
+        f"{entry['tokens_per_s']['median']:.1f}",
+        f"{speedup['median']:.2f}x" if speedup else "-",
+        f"{entry['accept_len']:.2f}",
+        *(f"{hits[key]:.2f}" if hits else "-" for key in ("all", "exit", "draft")),
+        f"{entry['hidden_fraction']:.2f}" if entry["hidden_fraction"] is not None else "-",
+        "-" if equal is None else "yes" if equal == 1.0 else f"no ({equal:.0%})",
+    )
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What two runs have in common, side by side. Only their ratios compare: the host was another."""
+    found = {_key(entry): entry for entry in before["results"]}
+    rows: list[tuple[str, ...]] = [
+        ("arm", "workload", "T", "at once", "speedup", "accept", "hits", "same text")
+    ]
+    for entry in after["results"]:
+        earlier = found.get(_key(entry))
+        if earlier is not None:
+            facts = (entry["arm"], entry["workload"], f"{entry['temperature']:g}", str(entry["concurrency"]))
+            pairs = zip(_row(earlier), _row(entry), strict=True)
+            old_new = [f"{old} -> {new}" for old, new in pairs]
+            rows.append((*facts, old_new[2], old_new[3], old_new[4], old_new[8]))
+    return aligned(rows)
+
+
+def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[name] for name in ("arm", "workload", "temperature", "concurrency"))
+
+
+def cells(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Results by workload, temperature and concurrency, with a title for each."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in results:
+        title = (
+            f"{entry['workload']}, temperature {entry['temperature']:g}, concurrency {entry['concurrency']}"
+        )
+        found.setdefault(title, []).append(entry)
+    yield from found.items()
