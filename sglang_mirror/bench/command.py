@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ARMS = ("plain", "plain:cores=all", "standalone", "eagle3", "serial", "mirror")
 GAMMA = 5
+LEAST = {"questions": 1, "tokens": 1, "repeats": 1, "concurrency": 1, "temperature": 0}
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +30,6 @@ def add_parser(commands: Any) -> None:
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
     compare.set_defaults(run=_compare)
-
     report = kinds.add_parser("report", help="the page and the tables of a run")
     report.add_argument("results", type=Path, help="what `bench run --json` wrote")
     report.add_argument("--html", type=Path, help="the page (default: beside the results)")
@@ -48,7 +48,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=3, help="times each arm runs (default: %(default)s)")
     add("--target", type=Path, help="the target's folder (default: the embedded pair's)")
     add("--draft", type=Path, help="the draft's folder (default: the embedded pair's)")
-    add("--eagle3", type=Path, help="folder of an EAGLE3 head for the target")
+    add("--eagle3", type=Path, help="folder of an EAGLE3 head for the target (default: the embedded one's)")
     add("--enlarge", metavar="SHAPE", help="serve the target in a larger shape, such as 0.25b or qwen3-14b")
     add("--enlarge-draft", metavar="SHAPE", help="and the draft")
     add("--dtype", default="float32", help="of the target (default: %(default)s)")
@@ -107,17 +107,11 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, Setup]:
     from sglang_mirror.bench.arm_specs import Setup, parse_arm  # noqa: PLC0415
     from sglang_mirror.bench.arms import Cores, Pair  # noqa: PLC0415
     from sglang_mirror.bench.experiment import Plan  # noqa: PLC0415
-    from sglang_mirror.bench.pair import EMBEDDED, embedded_pair  # noqa: PLC0415
+    from sglang_mirror.bench.pair import EMBEDDED, embedded_head, embedded_pair  # noqa: PLC0415
     from sglang_mirror.bench.pair import GAMMA as EMBEDDED_GAMMA  # noqa: PLC0415
     from sglang_mirror.bench.workload import load_workload  # noqa: PLC0415
 
-    for name, least in {
-        "questions": 1,
-        "tokens": 1,
-        "repeats": 1,
-        "concurrency": 1,
-        "temperature": 0,
-    }.items():
+    for name, least in LEAST.items():
         given = getattr(args, name)
         for value in given if isinstance(given, list) else [given]:
             if value < least:
@@ -134,7 +128,7 @@ def _planned(args: argparse.Namespace) -> tuple[Plan, Setup]:
         cores=Cores.one_each(),
         gamma=args.gamma or (EMBEDDED_GAMMA if ours else GAMMA),
         mirror=EMBEDDED if ours else {},
-        eagle3=args.eagle3,
+        eagle3=args.eagle3 or (embedded_head() if ours else None),
     )
     plan = Plan(
         arms=tuple(parse_arm(text, setup) for text in dict.fromkeys(args.arms)),

@@ -140,11 +140,13 @@ class Experiment:
             try:
                 self.servers[name] = started.wait()
             except ServerError as error:
+                started.stop()
                 self._skip(name, in_one_line(str(error)))
 
     def _skip(self, arm: str, reason: str) -> None:
         self.skipped[arm] = reason
-        self.servers.pop(arm, None)
+        if arm in self.servers:
+            self.servers.pop(arm).stop()
         logger.warning("arm %s does not run: %s", arm, reason)
 
     def _measure(self, asker: Asker, workload: Workload, concurrency: int, tick: Tick) -> ByTask:

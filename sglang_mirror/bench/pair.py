@@ -25,6 +25,12 @@ def embedded_pair(dtype: str = "float32") -> Pair:
     return Pair(folder / "target", folder / "draft", dtype)
 
 
+def embedded_head() -> Path | None:
+    """The EAGLE3 head of the embedded target, where `sglang_mirror.train.eagle3_recipe` has made one."""
+    folder = ROOT / "examples/models/eagle3"
+    return folder if folder.is_dir() else None
+
+
 def held_out(count: int, *, long: bool = False) -> list[Prompt]:
     """The first `count` held-out prompts of a kind.
 
