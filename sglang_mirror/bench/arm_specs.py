@@ -67,7 +67,8 @@ def parse_arm(text: str, setup: Setup) -> Arm:
         options[key] = value
     if kind in ("mirror", "serial"):
         return _mirror(kind, text, options, setup)
-    if options.pop("cores", "one") not in ("one", "all"):
+    cores = options.pop("cores", "one")
+    if cores not in ("one", "all"):
         raise MirrorError(f"--arms {text}: cores is one or all")
     missing = (
         "no EAGLE3 head is given; name its folder with --eagle3"
@@ -75,7 +76,7 @@ def parse_arm(text: str, setup: Setup) -> Arm:
         else ""
     )
     flags = () if kind == "plain" else _sglangs_own(kind, options, setup)
-    return Arm(text, flags, all_cores="cores=all" in rest, missing=missing)
+    return Arm(text, flags, all_cores=cores == "all", missing=missing)
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:

@@ -59,10 +59,6 @@ def plain() -> Arm:
     return Arm("plain")
 
 
-def plain_on_all_cores() -> Arm:
-    return Arm("plain:cores=all", all_cores=True)
-
-
 def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **settings: Any) -> Arm:
     """Mirror with this draft; `settings` are those of `sglang_mirror.config`."""
     flags = ["--speculative-algorithm", "mirror", "--speculative-draft-model-path", str(pair.draft)]
@@ -71,11 +67,6 @@ def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **sett
     for key, value in settings.items():
         flags += ["--mirror-" + key.replace("_", "-"), str(value)]
     return Arm(name, tuple(flags))
-
-
-def serial(pair: Pair, cores: Cores, *, gamma: int) -> Arm:
-    """The same draft, run only when the target waits for it."""
-    return mirror(pair, cores, gamma=gamma, name="serial", roots="none")
 
 
 def server(arm: Arm, pair: Pair, cores: Cores, log: Path) -> Server:

@@ -98,11 +98,9 @@ class Experiment:
 
     def __enter__(self) -> Self:
         """Start all servers, as many at once as there are cores, and wait for them."""
-        try:
+        with self._stack:  # should a start fail, those before it end
             self._start()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = self._stack.pop_all()
         return self
 
     def __exit__(

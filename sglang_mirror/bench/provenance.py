@@ -29,6 +29,17 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def origin(content: dict[str, Any]) -> str:
+    """Where the figures come from, in one line."""
+    where = content["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    changed = " with uncommitted changes" if where["uncommitted"] else ""
+    return (
+        f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
+        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."
+    )
+
+
 def _program() -> list[str]:
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     return ["python", "-m", specification.name] if specification else [Path(sys.argv[0]).name]

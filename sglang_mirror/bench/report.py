@@ -10,7 +10,8 @@ import jinja2
 from markupsafe import Markup
 
 from sglang_mirror.bench import figures
-from sglang_mirror.bench.table import cells
+from sglang_mirror.bench.provenance import origin
+from sglang_mirror.bench.table import cells, number
 
 HEADS = (
     *("arm", "tokens/s", "against plain", "95% interval", "of means", "accepted length"),
@@ -46,21 +47,10 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def origin(content: dict[str, Any]) -> str:
-    """Where the figures come from, in one line."""
-    where = content["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    changed = " with uncommitted changes" if where["uncommitted"] else ""
-    return (
-        f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
-        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."
-    )
-
-
 def row(entry: dict[str, Any]) -> tuple[str, ...]:
     """One arm's figures, as `HEADS` names them."""
     speed, hits = entry["speedup"], entry["hit_rate"] or {}
-    rates = [_share(hits.get(source)) for source in ("all", "draft", "exit")]
+    rates = [number(hits.get(source)) for source in ("all", "draft", "exit")]
     return (
         entry["arm"],
         f"{entry['tokens_per_s']['median']:.1f}",
@@ -69,13 +59,9 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{speed['of_means']:.2f}x" if speed else "-",
         f"{entry['accept_len']:.2f}",
         *rates,
-        _share(entry["hidden_fraction"]),
+        number(entry["hidden_fraction"]),
         "-" if entry["text_equal"] is None else f"{entry['text_equal']:.0%}",
     )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _line(row_: tuple[str, ...]) -> str:

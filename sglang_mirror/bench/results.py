@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.bench.pair import ROOT
+from sglang_mirror.bench.provenance import origin
+from sglang_mirror.bench.table import number
 
 FOLDER = ROOT / "docs/results"
 PAGE = ROOT / "docs/results.md"
@@ -27,20 +29,6 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _origin(content: dict[str, Any]) -> str:
-    where = content["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    changed = " with uncommitted changes" if where["uncommitted"] else ""
-    return (
-        f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
-        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}.\n"
-    )
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _spread(values: dict[str, float], low: str, high: str, digits: int) -> str:
     return f"{values['median']:.{digits}f} ({values[low]:.{digits}f} to {values[high]:.{digits}f})"
 
@@ -54,10 +42,10 @@ def speed(content: dict[str, Any]) -> str:
             result["arm"],
             _spread(result["tokens_per_s"], "min", "max", 1),
             _spread(result["speedup"], "low", "high", 2),
-            _number(result["accept_len"]),
-            *(_number(hits.get(source)) for source in ("all", "draft", "exit")),
-            _number(result["hidden_fraction"]),
-            *(_number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
+            number(result["accept_len"]),
+            *(number(hits.get(source)) for source in ("all", "draft", "exit")),
+            number(result["hidden_fraction"]),
+            *(number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
             f"{result['text_equal']:.0%}",
         ]
 
@@ -69,7 +57,7 @@ def speed(content: dict[str, Any]) -> str:
         f"concurrency {first['concurrency']}; times are of one step."
     )
     ratio = _against_serial(content["results"])
-    return "\n".join([_origin(content), facts, ratio, "", _table(head, map(row, content["results"]))])
+    return "\n".join([origin(content) + "\n", facts, ratio, "", _table(head, map(row, content["results"]))])
 
 
 def _against_serial(results: Sequence[dict[str, Any]]) -> str:
@@ -89,13 +77,13 @@ def identity(content: dict[str, Any]) -> str:
             str(result["concurrency"]),
             f"{result['identical']} of {result['num_prompts']}",
             f"{result['tokens_before_divergence_share']:.2%}",
-            _number(result.get("accept_len")),
-            _number(result.get("hit_rate")),
+            number(result.get("accept_len")),
+            number(result.get("hit_rate")),
         ]
 
     head = ["arm", "dtype", "concurrency", "identical texts", "tokens before a divergence"]
     head += ["accepted length", "hit rate"]
-    return "\n".join([_origin(content), _table(head, map(row, content["results"]))])
+    return "\n".join([origin(content) + "\n", _table(head, map(row, content["results"]))])
 
 
 def law(content: dict[str, Any]) -> str:
@@ -114,11 +102,10 @@ def law(content: dict[str, Any]) -> str:
                 ]
 
     head = ["arm", "setting", "tokens from", "p, slice", "p, quantiles", "tokens"]
-    return "\n".join([_origin(content), _table(head, rows())])
+    return "\n".join([origin(content) + "\n", _table(head, rows())])
 
 
 SECTIONS = (
-    ("demo.json", "make demo", speed),
     ("speed.json", "Speed, one core each", speed),
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
@@ -148,9 +135,9 @@ def summary(content: dict[str, Any]) -> str:
             result["arm"],
             _spread(result["tokens_per_s"], "min", "max", 1),
             f"{result['speedup']['median']:.2f}x",
-            _number(result["accept_len"]),
-            _number(hits.get("all")),
-            _number(result["hidden_fraction"]),
+            number(result["accept_len"]),
+            number(hits.get("all")),
+            number(result["hidden_fraction"]),
         ]
 
     head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]

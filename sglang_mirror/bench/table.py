@@ -13,6 +13,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return aligned([HEAD, *(_row(entry) for entry in results)])
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -28,8 +33,8 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{entry['tokens_per_s']['median']:.1f}",
         f"{speedup['median']:.2f}x" if speedup else "-",
         f"{entry['accept_len']:.2f}",
-        *(f"{hits[key]:.2f}" if hits else "-" for key in ("all", "exit", "draft")),
-        f"{entry['hidden_fraction']:.2f}" if entry["hidden_fraction"] is not None else "-",
+        *(number(hits.get(key)) for key in ("all", "exit", "draft")),
+        number(entry["hidden_fraction"]),
         "-" if equal is None else "yes" if equal == 1.0 else f"no ({equal:.0%})",
     )
 
