@@ -2,10 +2,13 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Chains of several depths, and trees: draft tokens a path, children a node, nodes.
+GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=$(steps)) \
+	$(arm):steps=3,topk=2,nodes=6 $(arm):steps=4,topk=4,nodes=12)
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve results test check clean
+.PHONY: install demo serve bench bench-all tune results test check clean
 
 install: $(VENV)/installed
 
@@ -20,6 +23,22 @@ demo: install  ## mirror, the same draft run serially, and plain decoding side b
 
 serve: install  ## a server on port 30000 that decodes by mirror
 	$(BIN)/python -m sglang_mirror.bench.serve
+
+# The first arm runs in every group of four: more servers than that at once do not fit into 24 GiB.
+COMPARED := --arms plain standalone eagle3 mirror serial mirror:roots=draft plain:cores=all \
+	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
+
+bench: install  ## every way of decoding side by side, small and enlarged target; at most 30 minutes
+	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 64 --json out/bench.json
+	$(BIN)/sglang-mirror bench report out/bench.json
+
+bench-all: install  ## the whole matrix, hours
+	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 8 --questions 16 --tokens 128 --json out/bench-all.json
+	$(BIN)/sglang-mirror bench report out/bench-all.json
+
+tune: install  ## the settings of SGLang's own speculation, over a grid
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 64 --repeats 2 --together 4 \
+		--arms plain $(GRID) --json out/tune.json
 
 results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
 	mkdir -p docs/results

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror
 from sglang_mirror.config import MirrorConfig
@@ -24,7 +24,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "mirror": ("gamma", *(name for name in MIRROR_SETTINGS if name not in FIXED)),
 }
 COUNTS = {"gamma", "steps", "topk", "nodes"}
-STEPS = 5
+DEPTH = "5"  # draft tokens in a chain, unless something better is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,16 @@ class Setup:
     Attributes:
         pair: target and draft.
         cores: where they run.
-        gamma: draft tokens in a window of mirror and serial, unless the arm says otherwise.
-        mirror: settings of mirror, unless the arm says otherwise.
+        settings: of each arm, unless it says otherwise.
         eagle3: folder of an EAGLE3 head for the target.
+        target: as results call it: `own` for its own size, else the shape that it is enlarged to.
     """
 
     pair: Pair
     cores: Cores
-    gamma: int
-    mirror: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     eagle3: Path | None = None
+    target: str = "own"
 
 
 def parse_arm(text: str, setup: Setup) -> Arm:
@@ -65,8 +65,9 @@ def parse_arm(text: str, setup: Setup) -> Arm:
         if key in COUNTS and not (value.isdecimal() and int(value)):
             raise MirrorError(f"--arms {text}: {word}: give a whole number of at least 1")
         options[key] = value
+    usual = setup.settings.get(kind, {})
     if kind in ("mirror", "serial"):
-        return _mirror(kind, text, options, setup)
+        return _mirror(kind, text, {**usual, **options}, setup)
     cores = options.pop("cores", "one")
     if cores not in ("one", "all"):
         raise MirrorError(f"--arms {text}: cores is one or all")
@@ -75,22 +76,23 @@ def parse_arm(text: str, setup: Setup) -> Arm:
         if kind == "eagle3" and not setup.eagle3
         else ""
     )
-    flags = () if kind == "plain" else _sglangs_own(kind, options, setup)
+    # Steps, children and nodes go together: an arm that names one is not given the others' usual values.
+    flags = () if kind == "plain" else _sglangs_own(kind, options or usual, setup)
     return Arm(text, flags, all_cores=cores == "all", missing=missing)
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
-    gamma = int(options.pop("gamma", setup.gamma))
-    settings = {**({"roots": "none"} if kind == "serial" else setup.mirror), **options}
-    return mirror(setup.pair, setup.cores, gamma=gamma, name=name, **settings)
+    gamma = int(options.pop("gamma", DEPTH))
+    roots = {"roots": "none"} if kind == "serial" else {}
+    return mirror(setup.pair, setup.cores, gamma=gamma, name=name, **roots, **options)
 
 
-def _sglangs_own(kind: str, options: dict[str, str], setup: Setup) -> tuple[str, ...]:
+def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[str, ...]:
     """Flags of the speculation that SGLang brings."""
     flags = ["--speculative-algorithm", kind.upper()]
     if kind == "ngram":
         return (*flags, "--speculative-num-draft-tokens", options.get("nodes", "8"))
-    steps, topk = options.get("steps", str(STEPS)), options.get("topk", "1")
+    steps, topk = options.get("steps", DEPTH), options.get("topk", "1")
     nodes = options.get("nodes", str(int(steps) + 1))
     draft = setup.eagle3 if kind == "eagle3" else setup.pair.draft
     flags += ["--speculative-draft-model-path", str(draft), "--speculative-num-steps", steps]

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang_mirror.errors import MirrorError
 
-if TYPE_CHECKING:
-    from sglang_mirror.bench.arm_specs import Setup
-    from sglang_mirror.bench.arms import Pair
-    from sglang_mirror.bench.experiment import Plan
-
 ARMS = ("plain", "plain:cores=all", "standalone", "eagle3", "serial", "mirror")
-GAMMA = 5
-LEAST = {"questions": 1, "tokens": 1, "repeats": 1, "concurrency": 1, "temperature": 0}
 
 
 def add_parser(commands: Any) -> None:
@@ -49,8 +41,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--target", type=Path, help="the target's folder (default: the embedded pair's)")
     add("--draft", type=Path, help="the draft's folder (default: the embedded pair's)")
     add("--eagle3", type=Path, help="folder of an EAGLE3 head for the target (default: the embedded one's)")
-    add("--enlarge", metavar="SHAPE", help="serve the target in a larger shape, such as 0.25b or qwen3-14b")
-    add("--enlarge-draft", metavar="SHAPE", help="and the draft")
+    add(
+        "--enlarge",
+        nargs="+",
+        default=["own"],
+        metavar="SHAPE",
+        help="serve the target in these shapes, one after another: `own`, TARGET such as 0.25b or qwen3-14b, "
+        "or TARGET+DRAFT; an EAGLE3 head takes the target's (default: own)",
+    )
+    add("--together", type=int, metavar="N", help="most servers at once; the first arm is in every group")
     add("--dtype", default="float32", help="of the target (default: %(default)s)")
     add("--gamma", type=int, help="draft tokens in a window of mirror and serial")
     add(
@@ -69,89 +68,45 @@ def _run(args: argparse.Namespace) -> int:
 
         from sglang_mirror.bench.chat import Asker  # noqa: PLC0415
         from sglang_mirror.bench.experiment import Experiment  # noqa: PLC0415
-        from sglang_mirror.bench.output import write_results  # noqa: PLC0415
+        from sglang_mirror.bench.output import Output  # noqa: PLC0415
+        from sglang_mirror.bench.planning import planned  # noqa: PLC0415
         from sglang_mirror.bench.table import cells, table  # noqa: PLC0415
         from sglang_mirror.bench.timeline import record  # noqa: PLC0415
     except ImportError as error:
         raise MirrorError(f"bench needs {error.name}: pip install 'sglang-mirror[bench]'") from error
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    plan, setup = _planned(args)
-    results: list[dict[str, Any]] = []
-    _say(f"starting {len(plan.arms)} servers ...")
-    with Experiment(plan, setup, args.json.parent / "logs") as experiment:
-        total = plan.num_turns * len(experiment.servers)
-        with tqdm(total=total, unit="turn", mininterval=1.0) as bar:
+    plans, logs = planned(args), args.json.parent / "logs"
+    output = Output(args.json)
+    with tqdm(total=sum(plan.num_turns * len(plan.arms) for plan, _ in plans), unit="turn") as bar:
 
-            def tick(arm: str) -> None:
-                bar.set_description(arm, refresh=False)
-                bar.update()
+        def tick(arm: str) -> None:
+            bar.set_description(arm, refresh=False)
+            bar.update()
 
-            for found in experiment.results(tick):
-                results += found
-                write_results(args.json, results, skipped=experiment.skipped)
-    if args.timeline and (arm := next((arm for arm in plan.arms if arm.name.startswith("mirror")), None)):
-        asker = Asker(setup.pair.target, num_tokens=args.tokens)
-        timeline = record(arm, setup, asker, plan.workloads[0].questions[0], args.json.parent / "logs")
-        write_results(args.json, results, skipped=experiment.skipped, timeline=timeline)
-    for title, entries in cells(results):
+        for plan, setup in plans:
+            bar.set_description(f"starting {len(plan.arms)} servers")
+            with Experiment(plan, setup, logs) as experiment:
+                for found in experiment.results(tick):
+                    output.add(found, _named(experiment.skipped, setup.target))
+                output.add([], _named(experiment.skipped, setup.target))
+            mirrors = [arm for arm in plan.arms if arm.name.startswith("mirror")]
+            if args.timeline and mirrors and output.timeline is None:
+                asker = Asker(setup.pair.target, num_tokens=args.tokens)
+                output.timeline = record(mirrors[0], setup, asker, plan.workloads[0].questions[0], logs)
+                output.write()
+    for title, entries in cells(output.results):
         _say(f"\n{title}\n{table(entries)}")
-    for name, reason in experiment.skipped.items():
+    for name, reason in output.skipped.items():
         _say(f"\n{name} did not run: {reason}")
     exact = args.dtype == "float32"
-    same = all(entry["text_equal"] in (None, 1.0) for entry in results if entry["temperature"] == 0 and exact)
-    return 0 if same and results and not experiment.skipped else 1
+    greedy = [entry for entry in output.results if entry["temperature"] == 0 and exact]
+    same = all(entry["text_equal"] in (None, 1.0) for entry in greedy)
+    return 0 if same and output.results and not output.skipped else 1
 
 
-def _planned(args: argparse.Namespace) -> tuple[Plan, Setup]:
-    """What the command line asks for; everything that can be wrong in it is found before a server starts."""
-    from sglang_mirror.bench.arm_specs import Setup, parse_arm  # noqa: PLC0415
-    from sglang_mirror.bench.arms import Cores, Pair  # noqa: PLC0415
-    from sglang_mirror.bench.experiment import Plan  # noqa: PLC0415
-    from sglang_mirror.bench.pair import EMBEDDED, embedded_head, embedded_pair  # noqa: PLC0415
-    from sglang_mirror.bench.pair import GAMMA as EMBEDDED_GAMMA  # noqa: PLC0415
-    from sglang_mirror.bench.workload import load_workload  # noqa: PLC0415
-
-    for name, least in LEAST.items():
-        given = getattr(args, name)
-        for value in given if isinstance(given, list) else [given]:
-            if value < least:
-                raise MirrorError(f"--{name} {value}: must be at least {least}")
-    for path in filter(None, (args.target, args.draft, args.eagle3)):
-        if not (path / "config.json").is_file():
-            raise MirrorError(f"{path}: no model folder, it has no config.json")
-    embedded = embedded_pair(args.dtype)
-    pair = Pair(args.target or embedded.target, args.draft or embedded.draft, args.dtype)
-    ours = pair == embedded
-    pair = _enlarged(pair, args)
-    setup = Setup(
-        pair=pair,
-        cores=Cores.one_each(),
-        gamma=args.gamma or (EMBEDDED_GAMMA if ours else GAMMA),
-        mirror=EMBEDDED if ours else {},
-        eagle3=args.eagle3 or (embedded_head() if ours else None),
-    )
-    plan = Plan(
-        arms=tuple(parse_arm(text, setup) for text in dict.fromkeys(args.arms)),
-        workloads=tuple(load_workload(source, args.questions) for source in args.workload),
-        temperatures=tuple(args.temperature),
-        concurrencies=tuple(args.concurrency),
-        num_tokens=args.tokens,
-        repeats=args.repeats,
-    )
-    return plan, setup
-
-
-def _enlarged(pair: Pair, args: argparse.Namespace) -> Pair:
-    """The pair in the shapes that were asked for; their folders lie beside the results."""
-    from sglang_mirror.upscale.folder import make_folder  # noqa: PLC0415
-    from sglang_mirror.upscale.shape import parse_shape  # noqa: PLC0415
-
-    folder = args.json.parent / "enlarged"
-    for part, shape in (("target", args.enlarge), ("draft", args.enlarge_draft)):
-        if shape:
-            made = make_folder(getattr(pair, part), parse_shape(shape), folder / f"{part}-{shape}")
-            pair = dataclasses.replace(pair, **{part: made})  # type: ignore[arg-type]  # two paths
-    return pair
+def _named(skipped: dict[str, str], target: str) -> dict[str, str]:
+    """Arms that do not run, with the target on which they do not."""
+    return skipped if target == "own" else {f"{arm} on {target}": why for arm, why in skipped.items()}
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -11,10 +11,11 @@ from sglang_mirror.bench.arm_specs import Setup, parse_arm
 from sglang_mirror.bench.arms import Cores
 from sglang_mirror.bench.client import payload, stream
 from sglang_mirror.bench.experiment import Experiment, Plan
-from sglang_mirror.bench.output import write_results
-from sglang_mirror.bench.pair import EMBEDDED, GAMMA, ROOT, embedded_pair, held_out
+from sglang_mirror.bench.output import Output
+from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.server import Server, ServerError
 from sglang_mirror.bench.table import table
+from sglang_mirror.bench.tuned import OWN, TUNED
 from sglang_mirror.bench.workload import HELD_OUT, load_workload
 from sglang_mirror.errors import MirrorError
 
@@ -40,7 +41,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         ServerError: an arm did not run, or not to the end.
     """
-    setup = Setup(embedded_pair(), Cores.one_each(), gamma=GAMMA, mirror=EMBEDDED)
+    setup = Setup(embedded_pair(), Cores.one_each(), TUNED[OWN])
     plan = Plan(
         arms=tuple(parse_arm(name, setup) for name in ARMS),
         workloads=(load_workload(HELD_OUT, args.prompts),),
@@ -52,11 +53,12 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         if "mirror" in experiment.servers:
             show_stream(experiment.servers["mirror"], held_out(1)[0].text, args.tokens)
         say(f"{args.prompts} prompts through each, {args.repeats} times, in turn ...")
-        results = [entry for entries in experiment.results() for entry in entries]
-    write_results(args.out, results, skipped=experiment.skipped)
+        output = Output(args.out)
+        for found in experiment.results():
+            output.add(found, experiment.skipped)
     if experiment.skipped:
         raise ServerError("\n".join(f"{arm}: {reason}" for arm, reason in experiment.skipped.items()))
-    return results
+    return output.results
 
 
 def _arguments() -> argparse.Namespace:

@@ -188,6 +188,7 @@ class Experiment:
                 name,
                 by_arm[name],
                 by_arm,
+                target=self._setup.target,
                 workload=part,
                 temperature=temperature,
                 concurrency=concurrency,

@@ -20,8 +20,10 @@ NAMES = {"draft": "hit, the draft's root", "exit": "hit, the exit's root", None:
 FORWARD = "#805ad5"
 PARTS = {
     "target": ("target", "#2d3748"),
+    "exit": ("early exit", "#2b6cb0"),
     "draft_exposed": ("waiting for the draft", "#c05621"),
     "rendezvous": ("messages", "#718096"),
+    "host": ("SGLang's own", "#cbd5e0"),
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -75,14 +77,17 @@ def split(results: Results) -> str:
     for place, entry in enumerate(shown):
         left = 0.0
         for part, (_, colour) in PARTS.items():
-            axes.barh(place, entry["step_ms"][part], left=left, color=colour, height=0.6)
-            left += entry["step_ms"][part]
+            length = max(entry["step_ms"].get(part, 0.0), 0.0)
+            axes.barh(place, length, left=left, color=colour, height=0.6)
+            left += length
         axes.text(left, place, f" {left:.1f} ms", va="center")
     axes.set_yticks(range(len(shown)), [entry["arm"] for entry in shown])
     axes.invert_yaxis()
     axes.set_xlabel("ms a step")
     handles = [Patch(color=colour, label=name) for name, colour in PARTS.values()]
-    axes.legend(handles=handles, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(
+        handles=handles, frameon=False, ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
     return _svg(figure)
 
 

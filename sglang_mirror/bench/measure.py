@@ -156,17 +156,24 @@ def _overlap(runs: Sequence[Run]) -> dict[str, Any]:
     def total(name: str) -> float:
         return float(sum(run.counted[name] for run in runs))
 
-    steps, batches = total("steps"), total("batches")
+    steps, batches, cycles = total("steps"), total("batches"), total("cycles")
     if not steps:
         return {"hit_rate": None, "hidden_fraction": None, "step_ms": None}
     hits = {source: total(f"hits.{source}") / steps for source in ("exit", "draft")}
     waited, busy = total("waited_ms"), total("busy_ms")
+    parts = {
+        "target": total("verify_ms") / batches,
+        "exit": total("exit_ms") / batches,
+        "draft_exposed": waited / batches,
+        "rendezvous": total("rendezvous_ms") / batches,
+    }
     return {
         "hit_rate": {"all": sum(hits.values()), **hits},
         "hidden_fraction": max(0.0, 1 - waited / busy) if busy else None,
-        "step_ms": {
-            "target": total("verify_ms") / batches,
-            "draft_exposed": waited / batches,
-            "rendezvous": total("rendezvous_ms") / batches,
-        },
+        "step_ms": _with_host(parts, total("cycle_ms") / cycles if cycles else sum(parts.values())),
     }
+
+
+def _with_host(parts: dict[str, float], wall: float) -> dict[str, float]:
+    """A step's parts, and what the engine itself does with the rest of its time."""
+    return {**parts, "host": wall - sum(parts.values()), "wall": wall}

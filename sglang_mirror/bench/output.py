@@ -13,29 +13,52 @@ from sglang_mirror.errors import MirrorError
 SCHEMA = 1
 
 
-def write_results(
-    path: Path,
-    results: Sequence[dict[str, Any]],
-    *,
-    skipped: Mapping[str, str] | None = None,
-    timeline: dict[str, Any] | None = None,
-) -> None:
-    """Write what is known so far; a reader finds the old file or the new one, never a part."""
-    content = {
-        "schema": SCHEMA,
-        "provenance": provenance(),
-        "results": list(results),
-        "skipped": [{"arm": arm, "reason": reason} for arm, reason in (skipped or {}).items()],
-        "timeline": timeline,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+class Output:
+    """Results as they come; a reader of the file finds an old state or the new one, never a part.
+
+    Args:
+        path: of the JSON.
+
+    Attributes:
+        results: so far; each arm once a target, workload, temperature and concurrency.
+        skipped: why arms did not run, or not to the end, by name.
+        timeline: of one request, if there is one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.results: list[dict[str, Any]] = []
+        self.skipped: dict[str, str] = {}
+        self.timeline: dict[str, Any] | None = None
+
+    def add(self, results: Sequence[dict[str, Any]], skipped: Mapping[str, str]) -> None:
+        """Write these as well. What is there of an arm that is in several groups stays."""
+        known = {identity(entry) for entry in self.results}
+        self.results += [entry for entry in results if identity(entry) not in known]
+        self.skipped.update(skipped)
+        self.write()
+
+    def write(self) -> None:
+        content = {
+            "schema": SCHEMA,
+            "provenance": provenance(),
+            "results": self.results,
+            "skipped": [{"arm": arm, "reason": reason} for arm, reason in self.skipped.items()],
+            "timeline": self.timeline,
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_name(self._path.name + ".new")
+        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        fresh.replace(self._path)
+
+
+def identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a result is of."""
+    return tuple(entry[name] for name in ("arm", "target", "workload", "temperature", "concurrency"))
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A file that `write_results` wrote.
+    """A file that `Output` wrote.
 
     Raises:
         MirrorError: it cannot be read, or is not of that form.

@@ -10,11 +10,14 @@ from typing import Any
 
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.provenance import origin
-from sglang_mirror.bench.table import number
+from sglang_mirror.bench.report import markdown
+from sglang_mirror.bench.table import cells, number
+from sglang_mirror.core.latency import Parts, step_ms
 
 FOLDER = ROOT / "docs/results"
 PAGE = ROOT / "docs/results.md"
 README = ROOT / "README.md"
+AGAINST = ("plain", "plain:cores=all", "standalone", "eagle3", "serial")
 MARKS = ("<!-- results -->", "<!-- /results -->")
 HEAD = """# Results
 
@@ -105,7 +108,69 @@ def law(content: dict[str, Any]) -> str:
     return "\n".join([origin(content) + "\n", _table(head, rows())])
 
 
+def comparison(content: dict[str, Any]) -> str:
+    """Every table of a comparison, and mirror against each other arm."""
+
+    def rows() -> Iterator[list[str]]:
+        for title, entries in cells(content["results"]):
+            for ours in entries:
+                if ours["arm"].startswith("mirror"):
+                    yield [title, ours["arm"], *(_ratio(ours["ratios"].get(name)) for name in AGAINST)]
+
+    head = ["", "arm", *(f"against {name}" for name in AGAINST)]
+    skipped = [f"* {each['arm']} did not run: {each['reason']}" for each in content["skipped"]]
+    parts = [
+        markdown(content),
+        *skipped,
+        "",
+        "Tokens a second, of all questions together, with 95% intervals:",
+    ]
+    return "\n".join([*parts, "", _table(head, rows())])
+
+
+def _ratio(found: dict[str, float] | None) -> str:
+    return f"{found['of_totals']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if found else "-"
+
+
+def latency(content: dict[str, Any]) -> str:
+    """What the latency law makes of serial decoding's parts, and what was measured.
+
+    The target's forward, a fresh rollout and the engine's own time are the serial arm's; the exit, the rendezvous
+    and the hit rate are the mirror arm's. A hit is never waited for.
+    """
+
+    def rows() -> Iterator[list[str]]:
+        for title, entries in cells(content["results"]):
+            by_arm = {entry["arm"]: entry for entry in entries}
+            for name, entry in by_arm.items():
+                if name.startswith("mirror") and "serial" in by_arm and entry["concurrency"] == 1:
+                    serial, step = by_arm["serial"]["step_ms"], entry["step_ms"]
+                    parts = Parts(
+                        before_exit=serial["target"] / 2,
+                        exit=step["exit"],
+                        after_exit=serial["target"] / 2,
+                        rollout=0.0,
+                        rendezvous=step["rendezvous"],
+                        fresh=serial["draft_exposed"],
+                        host=serial["host"],
+                    )
+                    predicted = step_ms(parts, hit_rate=entry["hit_rate"]["all"])
+                    figures = (serial["target"], parts.fresh, parts.host, parts.exit, parts.rendezvous)
+                    yield [
+                        *(title, name, *(f"{value:.2f}" for value in figures)),
+                        *(f"{entry['hit_rate']['all']:.2f}", f"{predicted:.2f}", f"{step['wall']:.2f}"),
+                        f"{predicted / step['wall'] - 1:+.1%}",
+                    ]
+
+    head = ["", "arm", "target", "fresh rollout", "engine", "exit", "rendezvous", "hit rate"]
+    head += ["predicted ms", "measured ms", "difference"]
+    return _table(head, rows())
+
+
 SECTIONS = (
+    ("bench.json", "The comparison", comparison),
+    ("bench.json", "The latency law", latency),
+    ("tune.json", "What the baselines were tuned over", markdown),
     ("speed.json", "Speed, one core each", speed),
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
@@ -127,21 +192,23 @@ def page(folder: Path) -> str:
 
 
 def summary(content: dict[str, Any]) -> str:
-    """The few figures that the README shows."""
+    """The few figures that the README shows: one question at a time, temperature 0, for each target."""
 
-    def row(result: dict[str, Any]) -> list[str]:
-        hits = result["hit_rate"] or {}
-        return [
-            result["arm"],
-            _spread(result["tokens_per_s"], "min", "max", 1),
-            f"{result['speedup']['median']:.2f}x",
-            number(result["accept_len"]),
-            number(hits.get("all")),
-            number(result["hidden_fraction"]),
-        ]
+    def rows() -> Iterator[list[str]]:
+        for result in content["results"]:
+            if (result["temperature"], result["concurrency"]) == (0, 1):
+                yield [
+                    result["target"],
+                    result["arm"],
+                    f"{result['tokens_per_s']['median']:.1f}",
+                    _ratio(result["speedup"]),
+                    number(result["accept_len"]),
+                    number((result["hit_rate"] or {}).get("all")),
+                    number(result["hidden_fraction"]),
+                ]
 
-    head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]
-    return _table(head, map(row, content["results"]))
+    head = ["target", "arm", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]
+    return _table(head, rows())
 
 
 def with_summary(readme: str, content: dict[str, Any]) -> str:
@@ -153,7 +220,7 @@ def with_summary(readme: str, content: dict[str, Any]) -> str:
 def main() -> int:
     """Write the page, and the README's table."""
     PAGE.write_text(page(FOLDER), encoding="utf-8")
-    measured = FOLDER / "speed.json"
+    measured = FOLDER / "bench.json"
     if measured.is_file():
         content = json.loads(measured.read_text(encoding="utf-8"))
         README.write_text(with_summary(README.read_text(encoding="utf-8"), content), encoding="utf-8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sglang_mirror.bench.output import identity
+
 HEAD = ("arm", "tokens/s", "speedup", "accept", "hits", "exit", "draft", "hidden", "same text")
 
 
@@ -41,30 +43,31 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     """What two runs have in common, side by side. Only their ratios compare: the host was another."""
-    found = {_key(entry): entry for entry in before["results"]}
+    found = {identity(entry): entry for entry in before["results"]}
     rows: list[tuple[str, ...]] = [
-        ("arm", "workload", "T", "at once", "speedup", "accept", "hits", "same text")
+        ("arm", "target", "workload", "T", "at once", "speedup", "accept", "hits", "same text")
     ]
     for entry in after["results"]:
-        earlier = found.get(_key(entry))
+        earlier = found.get(identity(entry))
         if earlier is not None:
-            facts = (entry["arm"], entry["workload"], f"{entry['temperature']:g}", str(entry["concurrency"]))
+            facts = (
+                *(entry["arm"], entry["target"], entry["workload"]),
+                *(f"{entry['temperature']:g}", str(entry["concurrency"])),
+            )
             pairs = zip(_row(earlier), _row(entry), strict=True)
             old_new = [f"{old} -> {new}" for old, new in pairs]
             rows.append((*facts, old_new[2], old_new[3], old_new[4], old_new[8]))
     return aligned(rows)
 
 
-def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry[name] for name in ("arm", "workload", "temperature", "concurrency"))
-
-
 def cells(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Results by workload, temperature and concurrency, with a title for each."""
+    """Results by target, workload, temperature and concurrency, with a title for each."""
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in results:
         title = (
             f"{entry['workload']}, temperature {entry['temperature']:g}, concurrency {entry['concurrency']}"
         )
+        if entry["target"] != "own":
+            title = f"target {entry['target']}, {title}"
         found.setdefault(title, []).append(entry)
     yield from found.items()

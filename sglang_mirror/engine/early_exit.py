@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ class EarlyExit:
         exit_layer: l_e, 1 to the number of layers - 1.
         kappa: candidates a node.
 
+    Attributes:
+        read_s: how long the last reading took: norm, head and top-k, as the host sees it.
+
     Raises:
         SettingsError: the model's layers are not of a kind that we know, or l_e is out of range.
     """
@@ -33,6 +37,7 @@ class EarlyExit:
     def __init__(self, model: Any, exit_layer: int, kappa: int) -> None:
         self._model, self._kappa = model, kappa
         self._armed: tuple[torch.Tensor, Publish] | None = None
+        self.read_s = 0.0
         layers = getattr(getattr(model, "model", None), "layers", None)
         if layers is None or not hasattr(model.model, "norm") or not hasattr(model, "lm_head"):
             raise SettingsError([_unknown(model, "it has no model.layers, model.norm and lm_head")])
@@ -91,11 +96,14 @@ class EarlyExit:
         assert self._armed is not None
         children, publish = self._armed
         self._armed = None
+        began = time.monotonic()
         normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
         logits = self._model.logits_processor._get_logits(
             normed, self._model.lm_head, LogitsMetadata.from_forward_batch(batch), use_logits_buffer=False
         )[:, : self._model.config.vocab_size]
-        publish(*exit_topk(logits, children, self._kappa))
+        found = exit_topk(logits, children, self._kappa)
+        self.read_s = time.monotonic() - began
+        publish(*found)
 
 
 def _unknown(model: Any, why: str) -> str:

@@ -23,8 +23,12 @@ class Counters:
         stale_branches: branches that came after their outcome was known.
         waited_ms: how long the target waited for windows.
         busy_ms: how long the draft computed rollouts.
-        verify_ms: how long the target verified.
+        verify_ms: how long the target verified, without the two that follow.
+        exit_ms: how long reading the early exit took: norm, head and top-k, as the host sees it.
         rendezvous_ms: how long sending signals, looking outcomes up and committing them took.
+        cycles: verifications that came right after another, with no prefill between them.
+        cycle_ms: from the beginning of the other's to the beginning of theirs; what the parts above leave of
+            it is SGLang's own work.
         connections: times a draft became ready.
         restarts: times we started the draft process again.
     """
@@ -40,7 +44,10 @@ class Counters:
     waited_ms: float = 0.0
     busy_ms: float = 0.0
     verify_ms: float = 0.0
+    exit_ms: float = 0.0
     rendezvous_ms: float = 0.0
+    cycles: int = 0
+    cycle_ms: float = 0.0
     connections: int = 0
     restarts: int = 0
 

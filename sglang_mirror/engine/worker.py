@@ -60,6 +60,9 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         )
         self._client = self.supervisor.client
         self._prefilled: dict[str, Any] = {}
+        self._decoding_since: float | None = (
+            None  # when the last decode step began, unless a prefill followed
+        )
 
     def _tap(self) -> EarlyExit | None:
         if self.config.roots not in ("exit", "union") or not self.config.root_budget:
@@ -93,6 +96,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return self._decode(batch, on_publish, grammar_barrier)
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
+        self._decoding_since = None
         # SGLang does not tell of requests that end at their prefill, or while they wait for another.
         self._close([rid for rid, req in self._prefilled.items() if req.finished()])
         for req in batch.reqs:  # the draft prefills while the target does
@@ -107,6 +111,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return result
 
     def _decode(self, batch: Any, on_publish: Any, grammar_barrier: Any) -> Any:
+        self._count_cycle()
         requests = [self._request_of(req) for req in batch.reqs]
         if self.config.miss == "wait":
             self._client.collect(requests, self.config.miss_wait_ms)
@@ -114,15 +119,18 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         shape = self._shape_of(windows)
         tokens = draft_tokens(windows, shape)
         self._verifier.prepare(batch, tokens, shape)
-        began = time.monotonic()
+        began, aside_ms = time.monotonic(), self.counters.exit_ms + self.counters.rendezvous_ms
         result = self._verify(batch, shape, tokens, requests, grammar_barrier)
         committed = committed_tokens(result, shape)
         ended = time.monotonic()
+        aside_ms -= self.counters.exit_ms + self.counters.rendezvous_ms
+        self.counters.verify_ms += (ended - began) * 1000 + aside_ms
         if on_publish is not None:
             on_publish(result.new_seq_lens)
 
         hits = self._commit(requests, committed)
-        self._count(windows, committed, hits, target_s=ended - began, commit_s=time.monotonic() - ended)
+        self.counters.rendezvous_ms += (time.monotonic() - ended) * 1000
+        self._count(windows, committed, hits)
         if self._trace:
             self._write_trace(requests, windows, committed, hits, (began, ended))
         return result
@@ -132,18 +140,20 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         longest = max((len(window) - 1 for window in windows if window), default=0)
         return Shape(longest if self.device == "cpu" or not longest else self.speculative_num_steps)
 
+    def _count_cycle(self) -> None:
+        now = time.monotonic()
+        if self._decoding_since is not None:
+            self.counters.cycles += 1
+            self.counters.cycle_ms += (now - self._decoding_since) * 1000
+        self._decoding_since = now
+
     def _count(
         self,
         windows: Sequence[Window | None],
         committed: Sequence[list[int]],
         hits: Sequence[Branch | None],
-        *,
-        target_s: float,
-        commit_s: float,
     ) -> None:
         self.counters.batches += 1
-        self.counters.verify_ms += target_s * 1000
-        self.counters.rendezvous_ms += commit_s * 1000
         for window, tokens, hit in zip(windows, committed, hits, strict=True):
             self.counters.count_step(num_committed=len(tokens), with_window=window is not None, hit=hit)
 
@@ -194,6 +204,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self, requests: Sequence[Request], shape: Shape, tokens: torch.Tensor, logprobs: torch.Tensor
     ) -> None:
         began = time.monotonic()
+        if self._exit is not None:
+            self.counters.exit_ms += self._exit.read_s * 1000
         by_request = (len(requests), shape.num_nodes, self.config.kappa)
         ids, values = tokens.view(by_request).tolist(), logprobs.view(by_request).tolist()
         self._client.signal(

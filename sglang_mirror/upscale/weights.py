@@ -10,6 +10,9 @@ which d of D are live: its live weights are scaled by sqrt(d/D), and its epsilon
 Vocabulary beyond the small model's must never be chosen. A constant rides in the last channel of every
 embedding; no layer reads it, only those rows of the head do, with a weight that puts their logits far below
 all others.
+
+An EAGLE3 head is enlarged in the same way. It reads several of the target's streams side by side (`fc`), and
+an embedding beside a feature (q, k and v); its `fc` passes the constant on.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ RANDOM_SCALE = 0.02
 POOL = 1 << 22  # random numbers drawn; larger tensors repeat them
 SEED = 11
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"((?:model\.)?layers)\.(\d+)\.(.+)")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def enlarged(
@@ -37,25 +41,28 @@ def enlarged(
     """Every weight of the large model, under its own name.
 
     Args:
-        weights: all of the small model's; its head may be missing, if it is the embedding.
+        weights: all of the small model's or EAGLE3 head's; where a model's embedding is its head, that may
+            be missing.
         small: its shape.
         large: the shape wanted, which holds it.
 
     Yields:
-        names and tensors of the small model's dtype, on its device.
+        names and tensors of the small model's dtype, norms in float32, on its device.
     """
     held = dict(weights)
-    held.setdefault("lm_head.weight", held["model.embed_tokens.weight"])
-    maker = _Maker(small, large, held["lm_head.weight"])
-    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
-        yield name, maker.outer(name, held[name])
+    if _EMBEDDING in held:
+        held.setdefault(_HEAD, held[_EMBEDDING])
+    maker = _Maker(small, large, held[_HEAD])
     live = {place: layer for layer, place in enumerate(live_layers(small, large))}
-    kinds = [match[2] for name in held if (match := _LAYER.fullmatch(name)) and match[1] == "0"]
+    of_layer = [match for name in held if (match := _LAYER.fullmatch(name)) and match[2] == "0"]
+    for name, source in held.items():
+        if not _LAYER.fullmatch(name):
+            yield name, maker.outer(name, source)
     for place in range(large.num_hidden_layers):
-        for kind in kinds:
-            layer = live.get(place)
-            source = held[f"model.layers.{layer or 0}.{kind}"]
-            yield f"model.layers.{place}.{kind}", maker.inner(kind, source, live=layer is not None)
+        layer = live.get(place)
+        for match in of_layer:
+            source = held[f"{match[1]}.{layer or 0}.{match[3]}"]
+            yield f"{match[1]}.{place}.{match[3]}", maker.inner(match[3], source, live=layer is not None)
 
 
 class _Maker:
@@ -74,17 +81,25 @@ class _Maker:
         ]
 
     def outer(self, name: str, source: torch.Tensor) -> torch.Tensor:
-        """Embedding, head, or last norm."""
+        """A weight that is in no layer: embedding, head, last norm, or what joins a head's features."""
         small, large = self._small, self._large
-        if name == "model.norm.weight":
-            return self._norm(source)
+        has_constant = large.vocab_size > small.vocab_size
+        match name.removesuffix(".weight").rsplit(".", 1)[-1]:
+            case "norm":
+                return self._norm(source)
+            case "fc":
+                num_columns = source.shape[1] // small.hidden_size * large.hidden_size
+                made = self._zeros(large.hidden_size, num_columns)
+                made[: small.hidden_size, self._channels(source)] = source
+                if has_constant:
+                    made[-1, large.hidden_size - 1] = 1
+                return made
         made = self._zeros(large.vocab_size, large.hidden_size)
         made[: small.vocab_size, : small.hidden_size] = source
-        if large.vocab_size > small.vocab_size:
-            if name == "lm_head.weight":
-                made[small.vocab_size :, -1] = NEVER
-            else:
-                made[:, -1] = CONSTANT
+        if has_constant and name == _HEAD:
+            made[small.vocab_size :, -1] = NEVER
+        elif has_constant:
+            made[:, -1] = CONSTANT
         return made
 
     def inner(self, kind: str, source: torch.Tensor, *, live: bool) -> torch.Tensor:
@@ -114,12 +129,20 @@ class _Maker:
 
     def _reader(self, num_rows: int, source: torch.Tensor, rows: torch.Tensor, *, live: bool) -> torch.Tensor:
         """A weight that reads the residual stream; never its constant, should there be one."""
-        count = num_rows * self._large.hidden_size
-        made = self._pool.repeat(-(-count // POOL))[:count].view(num_rows, self._large.hidden_size).clone()
-        made[:, -1] = 0
+        width = self._large.hidden_size
+        num_columns = source.shape[1] // self._small.hidden_size * width
+        count = num_rows * num_columns
+        made = self._pool.repeat(-(-count // POOL))[:count].view(num_rows, num_columns).clone()
+        made[:, width - 1 :: width] = 0
         if live:
-            made[rows, : source.shape[1]] = source
+            made[rows[:, None], self._channels(source)] = source
         return made
+
+    def _channels(self, source: torch.Tensor) -> torch.Tensor:
+        """Places of the channels that `source` [rows, channels] reads, of one stream or several in a row."""
+        small, large = self._small.hidden_size, self._large.hidden_size
+        channels = torch.arange(source.shape[1])
+        return channels // small * large + channels % small
 
     def _writer(
         self, num_columns: int, source: torch.Tensor, columns: torch.Tensor, *, live: bool
@@ -131,8 +154,9 @@ class _Maker:
         return made
 
     def _norm(self, source: torch.Tensor) -> torch.Tensor:
-        made = self._like.new_full((self._large.hidden_size,), 1.0)
-        made[: len(source)] = source * self._norm_scale
+        # In float32, whatever the checkpoint is in: bf16 would move all live channels by one part in 250.
+        made = torch.ones(self._large.hidden_size, device=source.device)
+        made[: len(source)] = source.float() * self._norm_scale
         return made
 
     def _zeros(self, *shape: int) -> torch.Tensor:

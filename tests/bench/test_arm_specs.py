@@ -11,7 +11,12 @@ from sglang_mirror.bench.arms import Cores, Pair
 from sglang_mirror.errors import MirrorError
 
 PAIR = Pair(Path("/models/target"), Path("/models/draft"))
-SETUP = Setup(PAIR, Cores((0,), (1,)), gamma=6, mirror={"exit_layer": 4})
+SETTINGS = {
+    "mirror": {"gamma": "6", "exit_layer": "4"},
+    "serial": {"gamma": "6"},
+    "standalone": {"topk": "4"},
+}
+SETUP = Setup(PAIR, Cores((0,), (1,)), SETTINGS)
 
 
 def test_plain_adds_nothing() -> None:
@@ -41,11 +46,13 @@ def test_sglangs_own() -> None:
         "--speculative-num-steps 3 --speculative-eagle-topk 2 --speculative-num-draft-tokens 6"
     )
     assert "--speculative-num-draft-tokens 8" in " ".join(parse_arm("ngram", SETUP).flags)
+    assert "--speculative-eagle-topk 4" in " ".join(parse_arm("standalone", SETUP).flags)
+    assert "--speculative-eagle-topk 1" in " ".join(parse_arm("standalone:steps=2", SETUP).flags)
 
 
 def test_an_arm_says_what_it_lacks() -> None:
     assert "--eagle3" in parse_arm("eagle3", SETUP).missing
-    head = Setup(PAIR, SETUP.cores, gamma=6, eagle3=Path("/models/head"))
+    head = Setup(PAIR, SETUP.cores, eagle3=Path("/models/head"))
     arm = parse_arm("eagle3", head)
     assert not arm.missing
     assert "/models/head" in arm.flags

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_mirror.bench.output import write_results
+from sglang_mirror.bench.output import Output
 from sglang_mirror.cli import EXIT_ERROR, main
 from tests.bench.test_report import OURS, entry
 
@@ -22,6 +22,8 @@ from tests.bench.test_report import OURS, entry
         (["--concurrency", "0"], "--concurrency 0: must be at least 1"),
         (["--temperature", "-1"], "--temperature -1.0: must be at least 0"),
         (["--enlarge", "13b"], "shape '13b': give one of"),
+        (["--enlarge", "own", "0.25b+tiny"], "shape 'tiny': give one of"),
+        (["--together", "1"], "--together 1: must be at least 2"),
         (["--enlarge", "64x64x1x1x1x64x4096"], "hidden_size 64: must be at least 256"),
     ],
 )
@@ -40,8 +42,8 @@ def test_one_line(
 
 def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = tmp_path / "before.json", tmp_path / "after.json"
-    write_results(before, [entry("plain"), OURS])
-    write_results(after, [entry("plain"), {**OURS, "accept_len": 5.0}, entry("new")])
+    Output(before).add([entry("plain"), OURS], {})
+    Output(after).add([entry("plain"), {**OURS, "accept_len": 5.0}, entry("new")], {})
     assert main(["bench", "compare", str(before), str(after)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("mirror") and "4.64 -> 5.00" in line for line in lines)

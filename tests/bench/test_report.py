@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sglang_mirror.bench.output import read_results, write_results
+from sglang_mirror.bench.output import Output, read_results
 from sglang_mirror.bench.report import HEADS, html, markdown
 from sglang_mirror.errors import MirrorError
 
@@ -19,6 +19,7 @@ NUMBERS = {"median": 1.9, "low": 1.7, "high": 2.2, "of_totals": 1.93, "of_means"
 def entry(arm: str, **facts: Any) -> dict[str, Any]:
     return {
         "arm": arm,
+        "target": "own",
         "workload": "chats",
         "temperature": 0.0,
         "concurrency": 1,
@@ -41,7 +42,10 @@ OURS = entry(
     accepted_histogram=[4, 3, 2, 1],
     hit_rate={"all": 0.81, "draft": 0.76, "exit": 0.05},
     hidden_fraction=0.93,
-    step_ms={"target": 14.0, "draft_exposed": 1.0, "rendezvous": 0.4},
+    step_ms={
+        **{"target": 14.0, "exit": 1.1, "draft_exposed": 1.0, "rendezvous": 0.4, "host": 4.0},
+        "wall": 20.5,
+    },
     text_equal=0.5,
 )
 TIMELINE = {
@@ -85,8 +89,9 @@ class Cells(HTMLParser):
 @pytest.fixture
 def content(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "bench.json"
-    skipped = {"eagle3": "no <head>"}
-    write_results(path, [entry("plain"), OURS], skipped=skipped, timeline=TIMELINE)
+    output = Output(path)
+    output.timeline = TIMELINE
+    output.add([entry("plain"), OURS], {"eagle3": "no <head>"})
     return read_results(path)
 
 
@@ -112,7 +117,7 @@ def test_nothing_is_fetched(content: dict[str, Any]) -> None:
 def test_the_pictures_are_drawn(content: dict[str, Any]) -> None:
     page = html(content)
     assert page.count("<svg") == 4
-    for text in ("1.93x", "draft tokens accepted in a step", "15.4 ms", "hit, the draft", "no &lt;head&gt;"):
+    for text in ("1.93x", "draft tokens accepted in a step", "20.5 ms", "hit, the draft", "no &lt;head&gt;"):
         assert text in page
 
 

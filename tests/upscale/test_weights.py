@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_mirror.bench.pair import embedded_pair, held_out
 from sglang_mirror.errors import MirrorError
-from sglang_mirror.upscale.folder import load_enlarged, make_folder
+from sglang_mirror.train.eagle3 import Drafted, Eagle3Head
+from sglang_mirror.train.eagle3_recipe import export_head
+from sglang_mirror.upscale.folder import enlarged_weights, load_enlarged, make_folder, make_head_folder
 from sglang_mirror.upscale.shape import SHAPES, Shape, live_layers, parse_shape
 
 TARGET = embedded_pair().target
 SMALL = Shape.of_config(json.loads((TARGET / "config.json").read_text()))
 # Wider, deeper, more query heads to a key head, more vocabulary; and no size a multiple of the small one's.
 LARGE = Shape(448, 1000, 13, 12, 4, 64, 5000)
+TARGET_SHAPES = {name: shape for name, shape in SHAPES.items() if name != "12m"}
 
 
 @torch.inference_mode()
@@ -36,17 +40,48 @@ def test_the_same_function(tmp_path: Path) -> None:
     assert not half[..., SMALL.hidden_size : -1].any()
 
 
+@torch.inference_mode()
+def test_an_eagle3_head_is_the_same_function_too(tmp_path: Path) -> None:
+    """Over two steps of its own: the second reads what the first made."""
+    small = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    torch.manual_seed(5)
+    head = Eagle3Head(small).to(torch.bfloat16).float()
+    export_head(head, small, TARGET, tmp_path / "head", "")
+    target = make_folder(TARGET, LARGE, tmp_path / "target")
+    folder = make_head_folder(tmp_path / "head", target, tmp_path / "large-head")
+    large = load_enlarged(target, torch.float32)
+    large_head = Eagle3Head(large)
+    weights = enlarged_weights(folder, load_file(folder / "model.safetensors").items())
+    large_head.load_state_dict(dict(weights))
+    layers = json.loads((folder / "config.json").read_text())["eagle_config"]
+    read_after = [layer + 1 for layer in layers["eagle_aux_hidden_state_layer_ids"]]
+    large_head.feature_layers = tuple(read_after)
+
+    rows = torch.tensor([AutoTokenizer.from_pretrained(TARGET).encode(held_out(1)[0].text)])
+    said = []
+    for model, its_head in ((small, head), (large, large_head)):
+        features = its_head.features(model.model(rows, output_hidden_states=True).hidden_states)
+        drafted = Drafted([], [])
+        for _ in range(2):
+            features = its_head.step(rows, features, drafted)
+        said.append(its_head.logits(features))
+    torch.testing.assert_close(said[1][..., : SMALL.vocab_size], said[0], atol=2e-3, rtol=1e-3)
+    assert torch.equal(said[1].argmax(-1), said[0].argmax(-1))
+
+
 def test_half_depth_stays_half_depth() -> None:
-    for large in SHAPES.values():
+    for large in TARGET_SHAPES.values():
         places = live_layers(SMALL, large)
         half = large.num_hidden_layers // 2
         assert sum(place < half for place in places) == SMALL.num_hidden_layers // 2
         assert len(set(places)) == SMALL.num_hidden_layers
 
 
-def test_every_named_shape_holds_the_embedded_target() -> None:
-    for large in SHAPES.values():
+def test_every_named_shape_holds_the_embedded_pairs_model() -> None:
+    for large in TARGET_SHAPES.values():
         assert large.holds(SMALL) == []
+    draft = Shape.of_config(json.loads((embedded_pair().draft / "config.json").read_text()))
+    assert SHAPES["12m"].holds(draft) == []
 
 
 @pytest.mark.parametrize(

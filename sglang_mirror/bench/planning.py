@@ -1,0 +1,88 @@
+"""From the command line to what is measured; whatever can be wrong in it is found before a server starts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sglang_mirror.bench.arm_specs import Setup, parse_arm
+from sglang_mirror.bench.arms import Arm, Cores, Pair
+from sglang_mirror.bench.experiment import Plan
+from sglang_mirror.bench.pair import embedded_head, embedded_pair
+from sglang_mirror.bench.tuned import OWN, TUNED
+from sglang_mirror.bench.workload import load_workload
+from sglang_mirror.errors import MirrorError
+from sglang_mirror.upscale.folder import make_folder, make_head_folder
+from sglang_mirror.upscale.shape import parse_shape
+
+LEAST = {"questions": 1, "tokens": 1, "repeats": 1, "concurrency": 1, "temperature": 0, "together": 2}
+
+
+def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
+    """One plan a target and group of arms, in the order in which they are measured.
+
+    Raises:
+        MirrorError: naming the setting, its value and what to give instead.
+    """
+    for name, least in LEAST.items():
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < least:
+                raise MirrorError(f"--{name} {value}: must be at least {least}")
+    for path in filter(None, (args.target, args.draft, args.eagle3)):
+        if not (path / "config.json").is_file():
+            raise MirrorError(f"{path}: no model folder, it has no config.json")
+    workloads = tuple(load_workload(source, args.questions) for source in args.workload)
+    plans = []
+    for target in args.enlarge:
+        setup = _setup(args, target)
+        arms = [parse_arm(text, setup) for text in dict.fromkeys(args.arms)]
+        for group in groups(arms, args.together or len(arms)):
+            plan = Plan(
+                arms=group,
+                workloads=workloads,
+                temperatures=tuple(args.temperature),
+                concurrencies=tuple(args.concurrency),
+                num_tokens=args.tokens,
+                repeats=args.repeats,
+            )
+            plans.append((plan, setup))
+    return plans
+
+
+def groups(arms: Sequence[Arm], together: int) -> Iterator[tuple[Arm, ...]]:
+    """The arms, at most `together` at once; the first, against which they are measured, is in every group."""
+    first, *rest = arms
+    size = max(together - 1, 1)
+    yield (first, *rest[:size])
+    for start in range(size, len(rest), size):
+        yield (first, *rest[start : start + size])
+
+
+def _setup(args: argparse.Namespace, target: str) -> Setup:
+    """The models of one target, enlarged ones beside the results, and the arms' settings for it."""
+    embedded = embedded_pair(args.dtype)
+    pair = Pair(args.target or embedded.target, args.draft or embedded.draft, args.dtype)
+    ours = pair == embedded
+    head = args.eagle3 or (embedded_head() if ours else None)
+    if target != OWN:
+        pair, head = _enlarged(pair, head, target, args.json.parent / "enlarged")
+    settings = {arm: dict(found) for arm, found in TUNED.get(target, TUNED[OWN]).items()} if ours else {}
+    if args.gamma:
+        for arm in ("mirror", "serial"):
+            settings.setdefault(arm, {})["gamma"] = str(args.gamma)
+    return Setup(pair, Cores.one_each(), settings, head, target)
+
+
+def _enlarged(pair: Pair, head: Path | None, shapes: str, folder: Path) -> tuple[Pair, Path | None]:
+    """The models in the shapes `TARGET` or `TARGET+DRAFT`; an EAGLE3 head takes the target's."""
+    of_target, _, of_draft = shapes.partition("+")
+    target = make_folder(pair.target, parse_shape(of_target), folder / f"target-{of_target}")
+    draft = pair.draft
+    if of_draft:
+        draft = make_folder(draft, parse_shape(of_draft), folder / f"draft-{of_draft}")
+    if head is not None:
+        head = make_head_folder(head, target, folder / f"eagle3-{of_target}")
+    return dataclasses.replace(pair, target=target, draft=draft), head
