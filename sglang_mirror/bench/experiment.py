@@ -67,11 +67,16 @@ class Plan:
         )
 
 
+# An error in a server's log. Of what it asks itself over HTTP none is the cause of anything.
+_ERROR = re.compile(
+    r"[\s-]*(?!requests|urllib3)([\w.]*(Error|Exception): .+)|.*(error while attempting to bind .+)"
+)
+
+
 def in_one_line(failure: str) -> str:
     """A server's end in one line: what happened, and the last of its log that names an error."""
     happened, *log = failure.splitlines()
-    found = [re.match(r"[\s-]*([\w.]*(Error|Exception): .+)", line) for line in log]
-    named = [match[1] for match in found if match]
+    named = [match[1] or match[3] for line in log if (match := _ERROR.match(line))]
     return f"{happened} {named[-1]}" if named else happened
 
 
@@ -131,9 +136,11 @@ class Experiment:
         starting = {}
         for arm in arms:
             log = self._logs / f"{re.sub('[:/]', '-', arm.name)}.log"
-            starting[arm.name] = self._stack.enter_context(
-                server(arm, self._setup.pair, self._setup.cores, log)
-            )
+            server_ = server(arm, self._setup.pair, self._setup.cores, log)
+            try:
+                starting[arm.name] = self._stack.enter_context(server_)
+            except ServerError as error:
+                self._skip(arm.name, str(error))
         for name, started in starting.items():
             try:
                 self.servers[name] = started.wait()

@@ -135,8 +135,8 @@ def _ratio(found: dict[str, float] | None) -> str:
 def latency(content: dict[str, Any]) -> str:
     """What the latency law makes of serial decoding's parts, and what was measured.
 
-    The target's forward, a fresh rollout and the engine's own time are the serial arm's; the exit, the rendezvous
-    and the hit rate are the mirror arm's. A hit is never waited for.
+    The target's forward, a fresh rollout and the engine's own time are the serial arm's; the exit, the
+    rendezvous and the hit rate are the mirror arm's. A hit is never waited for.
     """
 
     def rows() -> Iterator[list[str]]:

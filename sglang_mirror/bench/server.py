@@ -91,7 +91,14 @@ class Server:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start without waiting."""
+        """Start without waiting.
+
+        Raises:
+            ServerError: somebody listens on its port.
+        """
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise ServerError(f"port {self.port} is in use: end what listens there, or start again")
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("wb")
         self._process = subprocess.Popen(

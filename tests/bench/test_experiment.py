@@ -23,6 +23,12 @@ ImportError: libcuda.so.1: cannot open shared object file
             TRACEBACK,
             "the server ended with status 1: ImportError: libcuda.so.1: cannot open shared object file",
         ),
+        (
+            "the server ended with status 3:\nERROR: [Errno 98] error while attempting to bind on address "
+            "('127.0.0.1', 1): address already in use\nurllib3.exceptions.ReadTimeoutError: x",
+            "the server ended with status 3: error while attempting to bind on address ('127.0.0.1', 1): "
+            "address already in use",
+        ),
         ("its server did not answer: ReadTimeout()", "its server did not answer: ReadTimeout()"),
         ("ended:\nnothing of note", "ended:"),
     ],

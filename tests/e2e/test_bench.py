@@ -1,14 +1,27 @@
-"""`sglang-mirror bench run` as a user runs it: real arms, and one that cannot run."""
+"""`sglang-mirror bench run` as a user runs it: real arms, one that cannot run, and servers that fail."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from sglang_mirror.bench import server as bench_server
+from sglang_mirror.bench.arm_specs import Setup, parse_arm
+from sglang_mirror.bench.arms import Cores
+from sglang_mirror.bench.client import complete, payload
+from sglang_mirror.bench.exact import ExactTarget
+from sglang_mirror.bench.experiment import Experiment, Plan
+from sglang_mirror.bench.pair import embedded_pair, held_out
+from sglang_mirror.bench.workload import HELD_OUT, load_workload
+from sglang_mirror.upscale.folder import make_folder
+from sglang_mirror.upscale.shape import parse_shape
 from tests.e2e.fleet import DEADLINE_S, child_environment
 
 pytestmark = pytest.mark.server
@@ -51,3 +64,49 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
         assert ours["speedup"]["low"] <= ours["speedup"]["of_totals"] <= ours["speedup"]["high"]
     assert found["plain", "chats", 0.0]["accept_len"] == 1.0
     assert found["mirror:root_budget=6", "chats", 0.0]["hit_rate"]["all"] > 0
+
+
+def test_servers_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One finds its port in use, one is killed while it is measured: the third's results are all there.
+
+    That one serves an enlarged target, and writes what the small model would.
+    """
+    small = embedded_pair()
+    target = make_folder(small.target, parse_shape(SHAPE), tmp_path / "target")
+    setup = Setup(dataclasses.replace(small, target=target), Cores.one_each())
+    names = ("plain", "mirror", "serial")
+    plan = Plan(
+        arms=tuple(parse_arm(name, setup) for name in names),
+        workloads=(load_workload(HELD_OUT, 1),),
+        temperatures=(0.0, 1.0),
+        num_tokens=8,
+        repeats=1,
+    )
+    free_port = bench_server.free_port
+    families: list[psutil.Process] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = iter([free_port(), free_port(), taken.getsockname()[1]])
+        monkeypatch.setattr(bench_server, "free_port", lambda: next(ports))
+        with Experiment(plan, setup, tmp_path / "logs") as experiment:
+            assert list(experiment.servers) == ["plain", "mirror"]
+            families += [process for each in experiment.servers.values() for process in each.family()]
+            text = held_out(1)[0].text
+            answer = complete(experiment.servers["plain"].url, payload(text, num_tokens=8))
+
+            def kill(arm: str) -> None:
+                if arm == "mirror":
+                    psutil.Process(experiment.servers["mirror"].pid).kill()
+
+            found = list(experiment.results(kill))
+    assert [[entry["arm"] for entry in part] for part in found] == [["plain"], ["plain"]]
+    assert experiment.skipped["mirror"].startswith("its server ended with status -9")
+    assert "in use" in experiment.skipped["serial"]
+    for reason in experiment.skipped.values():
+        assert "\n" not in reason
+    assert not psutil.wait_procs(families, timeout=20)[1]
+    exact = ExactTarget(small.target)
+    prompt = exact.tokens_of(text)
+    logits = exact.next_logits([[*prompt, *answer.token_ids]], len(prompt) - 1)
+    assert logits[0].argmax(-1).tolist()[: len(answer.token_ids)] == list(answer.token_ids)
