@@ -57,6 +57,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also record one request of the first mirror arm, step by step",
     )
+    add("--bench-serving", action="store_true", help="also ask every server by SGLang's own client")
     add("--json", type=Path, default=Path("out/bench.json"), help="where it goes (default: %(default)s)")
     parser.set_defaults(run=_run)
 
@@ -89,6 +90,9 @@ def _run(args: argparse.Namespace) -> int:
                 for found in experiment.results(tick):
                     output.add(found, _named(experiment.skipped, setup.target))
                 output.add([], _named(experiment.skipped, setup.target))
+                if args.bench_serving:
+                    output.bench_serving += experiment.by_bench_serving()
+                    output.write()
             mirrors = [arm for arm in plan.arms if arm.name.startswith("mirror")]
             if args.timeline and mirrors and output.timeline is None:
                 asker = Asker(setup.pair.target, num_tokens=args.tokens)

@@ -18,6 +18,7 @@ from sglang_mirror.bench.arms import Arm, server
 from sglang_mirror.bench.chat import Asker
 from sglang_mirror.bench.interleave import ArmError, Tick, run_once
 from sglang_mirror.bench.measure import Run, result
+from sglang_mirror.bench.outside import bench_serving
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.server import Server, ServerError
 from sglang_mirror.bench.workload import Workload
@@ -119,6 +120,26 @@ class Experiment:
             asker = Asker(self._setup.pair.target, num_tokens=self._plan.num_tokens, temperature=temperature)
             runs = self._measure(asker, workload, concurrency, tick)
             yield self._results(runs, workload, temperature, concurrency)
+
+    def by_bench_serving(self) -> list[dict[str, Any]]:
+        """What SGLang's own client finds: each arm once a workload, temperature and concurrency."""
+        return [
+            {
+                **{"arm": name, "target": self._setup.target, "workload": workload.name},
+                **{"temperature": temperature, "concurrency": concurrency},
+                **bench_serving(
+                    server_,
+                    self._setup.pair.target,
+                    workload,
+                    num_tokens=self._plan.num_tokens,
+                    temperature=temperature,
+                    concurrency=concurrency,
+                    folder=self._logs,
+                ),
+            }
+            for workload, temperature, concurrency in self._plan.cells
+            for name, server_ in self.servers.items()
+        ]
 
     def _start(self) -> None:
         able = []

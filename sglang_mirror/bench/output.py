@@ -23,6 +23,7 @@ class Output:
         results: so far; each arm once a target, workload, temperature and concurrency.
         skipped: why arms did not run, or not to the end, by name.
         timeline: of one request, if there is one.
+        bench_serving: what SGLang's own client found, one entry an arm, if it was asked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +31,7 @@ class Output:
         self.results: list[dict[str, Any]] = []
         self.skipped: dict[str, str] = {}
         self.timeline: dict[str, Any] | None = None
+        self.bench_serving: list[dict[str, Any]] = []
 
     def add(self, results: Sequence[dict[str, Any]], skipped: Mapping[str, str]) -> None:
         """Write these as well. What is there of an arm that is in several groups stays."""
@@ -45,6 +47,7 @@ class Output:
             "results": self.results,
             "skipped": [{"arm": arm, "reason": reason} for arm, reason in self.skipped.items()],
             "timeline": self.timeline,
+            "bench_serving": self.bench_serving,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(self._path.name + ".new")

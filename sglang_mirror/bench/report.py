@@ -33,6 +33,7 @@ def html(content: dict[str, Any]) -> str:
         lanes=Markup(figures.lanes(timeline)) if timeline else None,
         heads=HEADS,
         parts=list(_parts(content)),
+        outside=content.get("bench_serving", []),
         commands={(entry["arm"], entry["target"]): entry["command"] for entry in results},
     )
     return page

@@ -57,6 +57,12 @@ TIMELINE = {
     "forwards": [{"began_ms": 1.0, "ended_ms": 2.0, "rows": 7}],
 }
 
+OUTSIDE = {
+    **{"arm": "mirror", "target": "own", "workload": "chats", "temperature": 0.0, "concurrency": 1},
+    **{"completed": 4, "output_throughput": 98.76, "mean_ttft_ms": 12.0, "mean_tpot_ms": 9.0},
+    "accept_length": None,
+}
+
 
 class Cells(HTMLParser):
     """Rows of table cells, and whatever the page would fetch."""
@@ -91,6 +97,7 @@ def content(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "bench.json"
     output = Output(path)
     output.timeline = TIMELINE
+    output.bench_serving = [OUTSIDE]
     output.add([entry("plain"), OURS], {"eagle3": "no <head>"})
     return read_results(path)
 
@@ -102,6 +109,7 @@ def test_every_figure_is_on_the_page(content: dict[str, Any]) -> None:
     assert rows["mirror"] == [
         *("mirror", "123.4", "1.93x", "1.70 to 2.20", "1.88x", "4.64", "0.81", "0.76", "0.05", "0.93", "50%")
     ]
+    assert ["mirror", "own", "chats", "0.0", "1", "98.8", "12", "-"] in page.rows
     assert rows["plain"][5:] == ["1.00", "-", "-", "-", "-", "100%"]
     assert any("<mirror>" in cell for row in page.rows for cell in row)
 
