@@ -24,6 +24,7 @@ from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.step import Shape, Verifier, committed_tokens, draft_tokens, own_children
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.engine.trace import Trace
+from sglang_mirror.protocol.liveness import Peer
 from sglang_mirror.protocol.messages import ExitCandidates
 
 # Lockstep is for traces: a draft that takes longer is broken.
@@ -59,6 +60,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             counters=self.counters,
         )
         self._client = self.supervisor.client
+        self._metrics = _metrics(server_args, self.counters)
         self._prefilled: dict[str, Any] = {}
         self._decoding_since: float | None = (
             None  # when the last decode step began, unless a prefill followed
@@ -154,6 +156,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         hits: Sequence[Branch | None],
     ) -> None:
         self.counters.batches += 1
+        if self._metrics is not None:
+            self._metrics.tick(ready=self._client.peer is Peer.READY)
         for window, tokens, hit in zip(windows, committed, hits, strict=True):
             self.counters.count_step(num_committed=len(tokens), with_window=window is not None, hit=hit)
 
@@ -231,6 +235,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
 
     def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:  # noqa: ARG002 - SGLang's form
         self._close([rid])
+        if self._metrics is not None:
+            self._metrics.publish(ready=self._client.peer is Peer.READY)
 
     def _close(self, rids: list[str]) -> None:
         for rid in rids:
@@ -254,6 +260,15 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
 
     def update_weights_from_ipc(self, *args: Any, **kwargs: Any) -> Any:
         return self._target_worker.update_weights_from_ipc(*args, **kwargs)
+
+
+def _metrics(server_args: Any, counters: Counters) -> Any:
+    if not server_args.enable_metrics:
+        return None
+    # SGLang names the folder that its processes share after its start: not before may this be imported.
+    from sglang_mirror.engine.prometheus import Metrics  # noqa: PLC0415
+
+    return Metrics(counters, server_args.served_model_name)
 
 
 def _tokens_of(req: Any) -> list[int]:

@@ -82,7 +82,7 @@ class Fleet:
 
     def mirror(self, name: str = "mirror", **settings: Any) -> Server:
         """Launch a server whose draft is the pair's."""
-        return self.launch(name, flags(*mirror_flags(self.pair.draft, **settings)))
+        return self.launch(name, flags(*mirror_flags(self.pair.draft, **settings), "--enable-metrics"))
 
     def lockstep(self, roots: str) -> Server:
         """Launch a server that waits for every window and branch, so that its hits depend on no clock."""

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from sglang_mirror.bench.client import payload, stream
+from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
     DEADLINE_S,
@@ -30,6 +33,7 @@ from tests.e2e.fleet import generate_all as generate_all_
 pytestmark = pytest.mark.server
 
 MODEL = "default"
+EXAMPLES = ROOT / "examples"
 
 
 def client(server: Server) -> OpenAI:
@@ -89,6 +93,25 @@ def test_server_info_reports_mirror(mirror_server: Server, fleet: Fleet) -> None
     assert found["restarts"] == 0
 
 
+def test_prometheus_metrics(mirror_server: Server) -> None:
+    """What `/server_info` counts, under the names that the design fixes."""
+    generate(mirror_server, prompts(1)[0])
+    found = report(mirror_server)
+    text = httpx.get(f"{mirror_server.url}/metrics", timeout=DEADLINE_S).text
+    samples = {
+        (sample.name, sample.labels.get("source", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("sglang:mirror_")
+    }
+    assert samples["sglang:mirror_draft_ready", ""] == 1
+    for name in ("steps", "accepted", "committed"):
+        assert samples[f"sglang:mirror_{name}_total", ""] == found[name]
+    for source, hits in found["hits"].items():
+        assert samples["sglang:mirror_hits_total", source] == hits
+    assert samples["sglang:mirror_verify_seconds_total", ""] == pytest.approx(found["verify_ms"] / 1000)
+
+
 def test_plain_server_reports_no_mirror(plain_server: Server) -> None:
     assert "mirror" not in plain_server.info()
 
@@ -103,10 +126,10 @@ def test_spec_fields_of_meta_info(mirror_server: Server) -> None:
     assert sum(meta["spec_correct_drafts_histogram"]) == meta["spec_verify_ct"]
 
 
-def printed_by(script: str, argument: str) -> Any:
-    """What a program beside this file prints last, in a process of its own."""
+def printed_by(script: Path, *arguments: str) -> str:
+    """What a program prints, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(script)), argument],
+        [sys.executable, str(script), *arguments],
         env=child_environment(),
         capture_output=True,
         text=True,
@@ -114,7 +137,11 @@ def printed_by(script: str, argument: str) -> Any:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def last_line(printed: str) -> Any:
+    return json.loads(printed.splitlines()[-1])
 
 
 def test_offline_engine(fleet: Fleet, plain_server: Server) -> None:
@@ -122,13 +149,21 @@ def test_offline_engine(fleet: Fleet, plain_server: Server) -> None:
     job = {"target": str(fleet.pair.target), "prompts": prompts(3), "num_tokens": 40}
     mirror = {"draft": str(fleet.pair.draft), "gamma": GAMMA}
     jobs = [json.dumps(each) for each in (job | mirror, job)]
+    script = Path(__file__).with_name("offline_engine.py")
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda job: printed_by("offline_engine.py", job), jobs))
+        found = list(pool.map(lambda job: last_line(printed_by(script, job)), jobs))
     assert found == [answers, answers]
 
 
 def test_frontend_program(servers: tuple[Server, Server]) -> None:
-    plain, mirror = both(servers, lambda server: printed_by("frontend_program.py", server.url))
+    script = EXAMPLES / "02_frontend_program.py"
+    plain, mirror = both(servers, lambda server: last_line(printed_by(script, server.url)))
     assert plain == mirror
     assert plain["kind"] in ("list", "dict", "str")
     assert all(plain.values())
+
+
+def test_openai_example(mirror_server: Server) -> None:
+    printed = printed_by(EXAMPLES / "01_openai_client.py", mirror_server.url)
+    assert last_line(printed)["draft"] == "ready"
+    assert len(printed.splitlines()) > 4

@@ -1,4 +1,8 @@
-"""A SGLang frontend program: gen, fork and select against the server whose URL is given."""
+"""An SGLang frontend program on a mirror server: gen, fork and select, as on any other.
+
+make serve
+python examples/02_frontend_program.py [URL]
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ from typing import Any
 
 import sglang as sgl
 
+URL = "http://127.0.0.1:30000"
+
 
 @sgl.function
 def describe(s: Any, code: str) -> None:
+    """Goes on with some code, then in two ways at once, then chooses."""
     s += code
     s += sgl.gen("body", max_tokens=24, temperature=0)
     forks = s.fork(2)
@@ -22,10 +29,11 @@ def describe(s: Any, code: str) -> None:
 
 
 def main() -> None:
-    sgl.set_default_backend(sgl.RuntimeEndpoint(sys.argv[1]))
+    """Run it; the last line is what it found, as JSON."""
+    sgl.set_default_backend(sgl.RuntimeEndpoint(sys.argv[1] if len(sys.argv) > 1 else URL))
     state = describe.run(code="def read_lines(path):\n")
     found = {"body": state["body"], "kind": state["kind"], "text": state.text()}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    sys.stdout.write(f"{found['text']}\n\n{json.dumps(found)}\n")
 
 
 if __name__ == "__main__":
