@@ -13,8 +13,8 @@ from typing import Any
 
 from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror, plain, server
 from sglang_mirror.bench.client import Completion, complete_all, payload
+from sglang_mirror.bench.output import write_results
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
-from sglang_mirror.bench.provenance import provenance
 from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
@@ -158,9 +158,7 @@ def main() -> int:
     except MirrorError as error:
         logger.error("identity: %s", error)
         return 1
-    content = {"schema": 1, "provenance": provenance(), "results": results}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(args.out, results)
     return int(args.dtype == "float32" and any(result["divergences"] for result in results))
 
 

@@ -23,8 +23,8 @@ from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror, plain, server
 from sglang_mirror.bench.chi_square import BINS, Evidence, Ints, evidence, quantile_test, report, slice_test
 from sglang_mirror.bench.client import complete_all
 from sglang_mirror.bench.exact import ExactTarget, Sampling, law
+from sglang_mirror.bench.output import write_results
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
-from sglang_mirror.bench.provenance import provenance
 from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
@@ -269,8 +269,7 @@ def main() -> int:
     except MirrorError as error:
         logger.error("law: %s", error)
         return 1
-    content = {"schema": 1, "provenance": provenance(), "results": results}
-    args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(args.out, results)
     return int(not all(result["holds"] for result in results))
 
 

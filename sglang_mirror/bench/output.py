@@ -41,18 +41,22 @@ class Output:
         self.write()
 
     def write(self) -> None:
-        content = {
-            "schema": SCHEMA,
-            "provenance": provenance(),
-            "results": self.results,
-            "skipped": [{"arm": arm, "reason": reason} for arm, reason in self.skipped.items()],
-            "timeline": self.timeline,
-            "bench_serving": self.bench_serving,
-        }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_name(self._path.name + ".new")
-        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        fresh.replace(self._path)
+        write_results(
+            self._path,
+            self.results,
+            skipped=[{"arm": arm, "reason": reason} for arm, reason in self.skipped.items()],
+            timeline=self.timeline,
+            bench_serving=self.bench_serving,
+        )
+
+
+def write_results(path: Path, results: Sequence[dict[str, Any]], **more: Any) -> None:
+    """Write results with their provenance, and further entries beside them, in one move."""
+    content = {"schema": SCHEMA, "provenance": provenance(), "results": list(results), **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
