@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sglang_mirror.core.agreement import Agreement
 from sglang_mirror.core.branches import Branch, BranchTable
+from sglang_mirror.core.growth import Growth, WindowShape
 from sglang_mirror.core.roots import (
     Candidates,
     Chances,
@@ -63,12 +64,19 @@ def _path(window: Window, node: int) -> list[int]:
     return tokens[::-1]
 
 
-def _draft_chain(draft: NextCandidates, prefix: Sequence[int], gamma: int) -> Window:
-    """The window after `prefix`, whose last token is the root: the draft's most probable continuation."""
-    tokens = list(prefix)
-    for _ in range(gamma):
-        tokens.append(draft(tokens).tokens[0])
-    return Window.chain(prefix[-1], tokens[len(prefix) :])
+def _draft_window(
+    draft: NextCandidates, prefix: Sequence[int], shape: WindowShape, agreement: Agreement
+) -> Window:
+    """The window after `prefix`, whose last token is the root."""
+    growth = Growth(prefix[-1], shape, agreement)
+    while not growth.complete:
+        number = growth.open[0]
+        path = []
+        while number > 0:
+            path.append(growth.nodes[number].token)
+            number = growth.nodes[number].parent
+        growth.expand(growth.open[0], draft([*prefix, *reversed(path)]))
+    return growth.window()
 
 
 @dataclass(slots=True)
@@ -91,7 +99,7 @@ def prepare_branches(
     committed: Sequence[int],
     window: Window,
     *,
-    gamma: int,
+    shape: WindowShape,
     kappa: int,
     mode: RootMode,
     budget: int,
@@ -107,7 +115,8 @@ def prepare_branches(
         guessers.said.append((guessers.draft if source == "draft" else guessers.exit, said))
         taken = table.branches.keys()
         for root in choose_roots(window, said, candidates, budget=count, taken=taken):
-            branch = _draft_chain(models.draft, [*prefixes[root.node], root.token], gamma)
+            prefix = [*prefixes[root.node], root.token]
+            branch = _draft_window(models.draft, prefix, shape, guessers.draft)
             table.put(len(committed), root.node, Branch(branch, source))
 
     if first:
@@ -127,7 +136,7 @@ def simulate(
     prompt: Sequence[int],
     *,
     num_tokens: int,
-    gamma: int,
+    shape: WindowShape,
     kappa: int,
     mode: RootMode,
     budget: int,
@@ -138,19 +147,19 @@ def simulate(
         models: target, draft and early exit as functions.
         prompt: token ids; the first output token is decoded by the target alone, as at a server's prefill.
         num_tokens: stop once so many tokens are committed after the prompt.
-        gamma: depth of every window.
+        shape: of every window.
         kappa: exit candidates a node.
         mode: whose candidates become roots.
         budget: roots per step.
     """
     committed = [*prompt, models.target(prompt)]
     goal = len(prompt) + num_tokens
-    window = _draft_chain(models.draft, committed, gamma)
     guessers = Guessers()
+    window = _draft_window(models.draft, committed, shape, guessers.draft)
     while len(committed) < goal:
         before_root = committed[:-1]
         table = prepare_branches(
-            models, guessers, committed, window, gamma=gamma, kappa=kappa, mode=mode, budget=budget
+            models, guessers, committed, window, shape=shape, kappa=kappa, mode=mode, budget=budget
         )
         wanted = [models.target(before_root + _path(window, node)) for node in range(len(window))]
         verdict = follow(window, wanted)
@@ -164,4 +173,4 @@ def simulate(
         )
         guessers.learn(window, verdict.committed(window))
         committed += verdict.committed(window)
-        window = branch.window if branch else _draft_chain(models.draft, committed, gamma)
+        window = branch.window if branch else _draft_window(models.draft, committed, shape, guessers.draft)

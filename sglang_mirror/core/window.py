@@ -50,6 +50,20 @@ class Window:
         """Nodes whose parent is `node`, in the order in which verification tries them."""
         return tuple(i for i in range(node + 1, len(self.tokens)) if self.parents[i] == node)
 
+    def first(self, count: int) -> Window:
+        """Its first `count` nodes."""
+        return Window(self.tokens[:count], self.parents[:count])
+
+    def reached(self, tokens: Sequence[int]) -> int | None:
+        """The node that the path of `tokens` from the root ends at; None if it has no such path."""
+        node = 0
+        for token in tokens:
+            below = [child for child in self.children(node) if self.tokens[child] == token]
+            if not below:
+                return None
+            node = below[0]
+        return node
+
     def child_tokens(self, node: int) -> frozenset[int]:
         """Tokens that cannot be a correction at `node`: the target choosing one would accept it."""
         return frozenset(self.tokens[child] for child in self.children(node))

@@ -21,8 +21,16 @@ def objections(hello: Hello, backend: Backend, vocabulary: str) -> list[str]:
             f"vocabulary: the target's is {hello.vocabulary}, that of the draft {backend.name} is "
             f"{vocabulary}; choose a draft with the target's tokenizer"
         )
-    if hello.topk != 1:
-        reasons.append(f"topk: the target asks for {hello.topk} children a node, the draft rolls out 1")
+    if not 1 <= hello.topk <= hello.kappa + 1:
+        most = hello.kappa + 1
+        reasons.append(
+            f"topk: the target asks for {hello.topk} children a node, the draft accepts 1 to {most}"
+        )
+    if hello.nodes <= hello.gamma or (hello.topk == 1 and hello.nodes != hello.gamma + 1):
+        reasons.append(
+            f"nodes: the target asks for {hello.nodes} of {hello.topk} children and depth {hello.gamma}; "
+            f"the draft accepts {hello.gamma + 1}, and more where nodes have more children than one"
+        )
     if hello.gamma < 1 or reserve(hello.gamma) >= backend.max_len:
         most = (backend.max_len - 2) // 2
         reasons.append(f"gamma: the target asks for {hello.gamma}, the draft accepts 1 to {most}")

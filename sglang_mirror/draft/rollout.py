@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sglang_mirror.core.agreement import Agreement
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import (
     Candidates,
     Chances,
@@ -18,7 +19,7 @@ from sglang_mirror.core.roots import (
     learn,
     phase_budgets,
 )
-from sglang_mirror.core.window import Window
+from sglang_mirror.draft.growing import Growing, Standing
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.protocol.messages import RolledOut
 
@@ -33,7 +34,7 @@ SENT_FROM = 0.6
 class RolloutSettings:
     """What a target's requests share: see `protocol.messages.Hello`."""
 
-    gamma: int
+    shape: WindowShape
     kappa: int
     roots: RootMode
     root_budget: int
@@ -47,91 +48,61 @@ class Agreements:
     exit: Agreement = field(default_factory=Agreement)
 
 
-class Chain:
-    """The draft's most probable continuation of a node: itself, then up to `depth` draft tokens."""
-
-    __slots__ = ("depth", "nodes")
-
-    def __init__(self, root: Node, depth: int) -> None:
-        self.depth = depth
-        self.nodes = [root]
-
-    @property
-    def complete(self) -> bool:
-        return len(self.nodes) > self.depth
-
-    @property
-    def tip(self) -> Node:
-        return self.nodes[-1]
-
-    def extend(self) -> bool:
-        """Take in what has been computed since; whether the chain is complete."""
-        while not self.complete and self.tip.candidates is not None:
-            self.nodes.append(self.tip.child(self.tip.candidates.tokens[0]))
-        return self.complete
-
-    @property
-    def num_drafted(self) -> int:
-        return len(self.nodes) - 1
-
-    @property
-    def draft_tokens(self) -> tuple[int, ...]:
-        return tuple(node.token for node in self.nodes[1:])
-
-    @property
-    def parents(self) -> tuple[int, ...]:
-        """Parent of each draft token as a node of the window, whose root is node 0."""
-        return tuple(range(len(self.nodes) - 1))
-
-
 @dataclass(slots=True)
 class Prepared:
-    """A branch on its way: the chain after outcome (node, token).
+    """A branch on its way: the window after outcome (node, token).
 
     Attributes:
-        sent: how many of its draft tokens the target has.
+        node: of the window being verified.
+        source: whose guess it was.
+        growing: the branch's own window.
+        sent: what the target has of it, by how many draft tokens that is: an early version, and the whole.
     """
 
     node: int
     source: Source
-    chain: Chain
-    sent: int = 0
+    growing: Growing
+    sent: dict[int, Standing] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         """Whether the target has all of it."""
-        return self.sent == self.chain.depth
+        return self.growing.complete and self.growing.num_drafted in self.sent
 
     @property
     def due(self) -> bool:
         """Whether there is enough of it to be sent now."""
-        if self.chain.complete:
+        if self.growing.complete:
             return not self.finished
-        return not self.sent and self.chain.num_drafted >= SENT_FROM * self.chain.depth
+        return not self.sent and self.growing.depth >= SENT_FROM * self.growing.shape.depth
 
-    def rolled_out(self) -> RolledOut:
-        chain = self.chain
-        return RolledOut(self.node, chain.nodes[0].token, self.source, chain.draft_tokens, chain.parents)
+    def send(self) -> RolledOut:
+        """What the target gets now; an early version is shorter than the whole, which so replaces it."""
+        growing, window = self.growing, self.growing.window()
+        if not growing.complete:
+            window = window.first(growing.shape.size)
+        self.sent.setdefault(len(window) - 1, Standing(growing.nodes[: len(window)], window))
+        return RolledOut(self.node, window.root, self.source, window.tokens[1:], window.parents[1:])
 
 
 class Rollout:
     """The window after one commit and its branches.
 
     Args:
-        root: the last committed token.
+        window: what the target verifies next, behind the last committed token; while it computes a prompt,
+            that token is all.
         settings: of the request's target.
         agreements: of the request; they learn from each outcome.
-        depth: of the window; 0 while the target computes a prompt: the root is all that it verifies.
 
     Attributes:
-        window: the chain that the target verifies next.
+        window: as given.
         branches: by outcome (node, token), the most valuable first, by the draft or the exit once it spoke.
         signalled: whether the exit's candidates have been taken in.
     """
 
-    def __init__(self, root: Node, settings: RolloutSettings, agreements: Agreements, *, depth: int) -> None:
+    def __init__(self, window: Growing | Standing, settings: RolloutSettings, agreements: Agreements) -> None:
         self.settings = settings
-        self.window = Chain(root, depth)
+        self.window = window
         self.branches: dict[tuple[int, int], Prepared] = {}
         self._agreements = agreements
         self._first, self._total = phase_budgets(settings.roots, settings.root_budget)
@@ -158,38 +129,53 @@ class Rollout:
             (self._agreements.exit, self._by_exit),
         ):
             if said is not None:
-                learn(agreement, self._as_window(), said, committed)
+                learn(agreement, self.window.window(), said, committed)
 
     def advance(self) -> None:
         """Take in what has been computed: the window grows, roots are chosen, branches grow."""
         if not self.window.extend():
             return
         if self._by_draft is None and self._first:
-            self._by_draft = chances(self._as_window(), self._own_candidates(), self._agreements.draft)
+            self._by_draft = chances(self.window.window(), self._own_candidates(), self._agreements.draft)
         if self._by_draft is not None and not self._chosen[1]:
             self._choose_from_own(self._by_draft)
         if self._chosen[1] and self._signal is not None and not self._chosen[2]:
             self._choose_from_signal(self._signal)
         for branch in self.branches.values():
             if not branch.finished:
-                branch.chain.extend()
+                branch.growing.extend()
+
+    def window_tips(self) -> list[Node]:
+        """The nodes to compute next for the window itself: to let it grow, then for roots at its leaves."""
+        window = self.window
+        if not window.complete:
+            return window.tips()
+        if self._chosen[1] and window.num_drafted:
+            return []
+        return [node for node in window.nodes if not node.computed]
 
     def tips(self) -> Iterator[Node]:
         """The nodes to compute next, the most urgent first."""
-        window = self.window
-        needs_tip = not self._chosen[1] or not window.depth
-        if not window.complete or (needs_tip and not window.tip.computed):
-            yield window.tip
+        yield from self.window_tips()
         for branch in self.branches.values():
-            if not branch.chain.complete:
-                yield branch.chain.tip
+            if not branch.growing.complete:
+                yield from branch.growing.tips()
+
+    def standing(self, committed: Sequence[int], num_drafted: int) -> Standing | None:
+        """The branch that an outcome hit, in the version with so many draft tokens; None if there is none.
+
+        Args:
+            committed: accepted tokens, then the correction.
+            num_drafted: of the version that the target took.
+        """
+        node = self.window.window().reached(committed[:-1])
+        branch = None if node is None else self.branches.get((node, committed[-1]))
+        return branch.sent.get(num_drafted) if branch else None
 
     def take_due(self) -> tuple[tuple[RolledOut, ...], int]:
         """Branches to send now, and the phase that is complete with them (0: none)."""
-        due = [branch for branch in self.branches.values() if branch.due]
-        for branch in due:
-            branch.sent = branch.chain.num_drafted
-        return tuple(branch.rolled_out() for branch in due), self._phase_now_sent()
+        due = tuple(branch.send() for branch in self.branches.values() if branch.due)
+        return due, self._phase_now_sent()
 
     def _phase_now_sent(self) -> int:
         sources: dict[int, Source] = {1: "draft", 2: "exit"}
@@ -208,25 +194,23 @@ class Rollout:
         self._reported = sent
         return sent
 
-    def _as_window(self) -> Window:
-        return Window.chain(self.window.nodes[0].token, self.window.draft_tokens)
-
     def _own_candidates(self) -> list[Candidates]:
         return [node.candidates or NOTHING_KNOWN for node in self.window.nodes]
 
     def _choose(self, said: Chances, candidates: Sequence[Candidates], budget: int, source: Source) -> None:
         taken = self.branches.keys()
-        roots = choose_roots(self._as_window(), said, candidates, budget=budget, taken=taken)
+        roots = choose_roots(self.window.window(), said, candidates, budget=budget, taken=taken)
         for root in roots:
             self._start(root.node, root.token, source)
 
     def _start(self, node: int, token: int, source: Source) -> None:
-        chain = Chain(self.window.nodes[node].child(token), self.settings.gamma)
-        self.branches[node, token] = Prepared(node, source, chain)
+        root = self.window.nodes[node].child(token)
+        growing = Growing(root, self.settings.shape, self._agreements.draft)
+        self.branches[node, token] = Prepared(node, source, growing)
 
     def _choose_from_signal(self, candidates: Sequence[Candidates]) -> None:
         """Phase 2: new roots from the exit, and its order for all: it judges better what is coming."""
-        said = self._by_exit = chances_by_exit(self._as_window(), candidates, self._agreements.exit)
+        said = self._by_exit = chances_by_exit(self.window.window(), candidates, self._agreements.exit)
         self._choose(said, candidates, self._total - len(self.branches), "exit")
         self._chosen[2] = True
 
@@ -237,23 +221,29 @@ class Rollout:
         self.branches = {outcome: self.branches[outcome] for outcome in sorted(self.branches, key=cost)}
 
     def _choose_from_own(self, said: Chances) -> None:
-        """Phase 1. Before the last node has candidates, start the roots that these cannot displace.
+        """Phase 1. Before the leaves have candidates, start the roots that these cannot displace.
 
-        The m-th most probable token after the last node has at most probability 1/m, so of its tokens no more
-        than exp(reach - value) can be worth more than a root of that value. It saves most branches a forward.
+        The m-th most probable token after a leaf has at most probability 1/m, so of its tokens no more than
+        exp(reach - value) can be worth more than a root of that value. It saves most branches a forward.
         """
         own = self._own_candidates()
-        if self.window.tip.candidates is not None:
+        unknown = [place for place, node in enumerate(self.window.nodes) if node.candidates is None]
+        if not unknown:
             self._choose(said, own, self._first - len(self.branches), "draft")
             self._chosen[1] = True
             return
         if self.branches:
             return
-        most = self.settings.kappa + 1
-        roots = choose_roots(self._as_window(), said, own, budget=self._first)
+        roots = choose_roots(self.window.window(), said, own, budget=self._first)
         for rank, root in enumerate(roots):
-            margin = said.reach[-1] - root.value
-            rivals = math.floor(math.exp(margin)) if margin < math.log(most) else most
+            rivals = sum(
+                _at_least(said.reach[place] - root.value, self.settings.kappa + 1) for place in unknown
+            )
             if rank + rivals >= self._first:
                 break
             self._start(root.node, root.token, "draft")
+
+
+def _at_least(margin: float, most: int) -> int:
+    """How many tokens after a leaf can be worth more than a root whose value is `margin` below its reach."""
+    return math.floor(math.exp(margin)) if margin < math.log(most) else most

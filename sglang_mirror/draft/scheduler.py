@@ -107,9 +107,9 @@ class Scheduler:
         others: list[tuple[int, int, Node]] = []
         for order, (target, session) in enumerate(sessions):
             most = limits.rows_after_signal if session.signalled else None
+            num_urgent = session.num_urgent
             for rank, tip in enumerate(itertools.islice(session.tips(), most)):
-                # While no window is sent, the first tip is the window's.
-                if rank == 0 and session.awaited:
+                if rank < num_urgent:
                     urgent.append((rank, order, tip))
                 elif target.identity not in waiting:
                     others.append((rank, order, tip))

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
@@ -144,7 +145,12 @@ class DraftService:
         self._targets[identity] = Target(
             identity=identity,
             name=hello.target,
-            settings=RolloutSettings(hello.gamma, hello.kappa, hello.roots, hello.root_budget),
+            settings=RolloutSettings(
+                WindowShape(hello.gamma, hello.topk, hello.nodes - 1),
+                hello.kappa,
+                hello.roots,
+                hello.root_budget,
+            ),
             beat_s=beat_s,
             last_heard_s=now_s,
             next_beat_s=now_s + beat_s,
@@ -205,7 +211,7 @@ class DraftService:
 
     def _text_problem(self, target: Target, length: int, tokens: tuple[int, ...]) -> str:
         """Why a text cannot be drafted for; empty if it can."""
-        limit = self._backend.max_len - reserve(target.settings.gamma)
+        limit = self._backend.max_len - reserve(target.settings.shape.depth)
         if length > limit:
             return f"{length} tokens; the draft {self._backend.name} takes at most {limit}"
         if not tokens:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Cache, Segment
+from sglang_mirror.draft.growing import Growing, Standing
 from sglang_mirror.draft.rollout import Agreements, Rollout, RolloutSettings
 from sglang_mirror.draft.tree import Node, TokenTree
 from sglang_mirror.protocol.messages import (
@@ -51,10 +53,11 @@ class Session:
         # the window that is asked for then has a head start.
         self._quiet = not awaited
         self._agreements = Agreements()
-        self._rollout = self._roll_out(depth=settings.gamma if awaited else 0)
+        shape = settings.shape if awaited else WindowShape.chain(0)
+        self._rollout = self._roll_out(Growing(self._tree.root, shape, self._agreements.draft))
 
-    def _roll_out(self, *, depth: int) -> Rollout:
-        return Rollout(self._tree.root, self._settings, self._agreements, depth=depth)
+    def _roll_out(self, window: Growing | Standing) -> Rollout:
+        return Rollout(window, self._settings, self._agreements)
 
     @property
     def num_slots(self) -> int:
@@ -74,19 +77,22 @@ class Session:
     def commit(self, outcome: Outcome) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
         self._rollout.learn(outcome.tokens)
+        standing = self._rollout.standing(outcome.tokens, outcome.window_len)
         move = self._tree.commit(outcome.tokens)
         if move is not None:
             self.cache.move(move.slots, move.start)
         self.stamp = outcome.stamp
-        gamma = self._settings.gamma
         self.awaited = not outcome.window_len
         self._quiet = False
-        self._rollout = self._roll_out(depth=min(outcome.window_len, gamma) or gamma)
+        window = standing if outcome.window_len else None
+        self._rollout = self._roll_out(
+            window or Growing(self._tree.root, self._settings.shape, self._agreements.draft)
+        )
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
         """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all."""
         shape = [len(tokens) for tokens in said.tokens]
-        if len(shape) != self._rollout.window.depth + 1 or shape != [len(row) for row in said.logprobs]:
+        if len(shape) != self._rollout.window.num_drafted + 1 or shape != [len(row) for row in said.logprobs]:
             return
         pairs = zip(said.tokens, said.logprobs, strict=True)
         self._rollout.signal([_known(tokens, logprobs, vocab_size) for tokens, logprobs in pairs])
@@ -100,12 +106,17 @@ class Session:
         said: list[Message] = []
         if self.awaited and rollout.window.complete:
             self.awaited = False
-            window = rollout.window
-            said.append(FreshWindow(self.stamp, window.draft_tokens, window.parents, busy_ms))
+            window = rollout.window.window()
+            said.append(FreshWindow(self.stamp, window.tokens[1:], window.parents[1:], busy_ms))
         branches, phase = rollout.take_due()
         if branches or phase:
             said.append(Branches(self.stamp, branches, phase, busy_ms))
         return said
+
+    @property
+    def num_urgent(self) -> int:
+        """How many of the tips are those of a window that the target waits for."""
+        return len(self._rollout.window_tips()) if self.awaited else 0
 
     def tips(self) -> Iterator[Node]:
         """The nodes to compute next, the most urgent first; none while the text is prefilled."""

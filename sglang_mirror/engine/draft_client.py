@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.verify import Outcome as CoreOutcome
-from sglang_mirror.engine.incoming import chain_window
+from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.errors import ProtocolError
@@ -68,7 +69,8 @@ class DraftClient:
     ) -> None:
         self._channel = channel
         self._hello = hello
-        self._chain = functools.partial(chain_window, gamma=hello.gamma, vocab_size=vocab_size)
+        shape = WindowShape(hello.gamma, hello.topk, hello.nodes - 1)
+        self._window = functools.partial(checked_window, shape=shape, vocab_size=vocab_size)
         self._lock = threading.RLock()
         self._liveness = Liveness(timeout_s=lost_after_s)
         self._requests: dict[str, Request] = {}
@@ -277,7 +279,7 @@ class DraftClient:
             return
         request.patient = True  # even a late one shows that waiting pays
         if message.stamp == request.stamp and request.window is None:
-            request.window = self._chain(request.tokens[-1], message.tokens, message.parents)
+            request.window = self._window(request.tokens[-1], message.tokens, message.parents)
 
     def _take_branches(self, message: Branches) -> None:
         request = self._of(message.stamp)
@@ -286,7 +288,7 @@ class DraftClient:
             return
         request.phase = max(request.phase, message.phase)
         for rolled in message.branches:
-            window = self._chain(rolled.token, rolled.tokens, rolled.parents)
+            window = self._window(rolled.token, rolled.tokens, rolled.parents)
             if window is not None:
                 request.table.put(message.stamp.committed_len, rolled.node, Branch(window, rolled.source))
         self.counters.branches += len(message.branches)

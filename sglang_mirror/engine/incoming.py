@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
 from sglang_mirror.errors import ProtocolError
 
 
-def chain_window(
-    root: int, tokens: Sequence[int], parents: Sequence[int], *, gamma: int, vocab_size: int
+def checked_window(
+    root: int, tokens: Sequence[int], parents: Sequence[int], *, shape: WindowShape, vocab_size: int
 ) -> Window | None:
     """The window that a draft describes, up to the first token that the target does not know.
 
@@ -17,18 +19,39 @@ def chain_window(
         root: its first token.
         tokens: its draft tokens.
         parents: their parents, as on the wire.
-        gamma: draft tokens in a window, at most.
+        shape: what a window may be.
         vocab_size: the target's token ids are below it; a draft's padded vocabulary may have more.
 
     Returns:
         None if the target does not know the root.
 
     Raises:
-        ProtocolError: it is no chain of at most gamma tokens.
+        ProtocolError: it is no window of that shape.
     """
-    if len(tokens) > gamma or tuple(parents) != tuple(range(len(tokens))):
-        raise ProtocolError(f"the draft sent a window that is no chain of {gamma} tokens at most")
-    strange = [index for index, token in enumerate((root, *tokens)) if not 0 <= token < vocab_size]
+    try:
+        window = Window((root, *tokens), (-1, *parents))
+    except ValueError as error:
+        raise ProtocolError(f"the draft sent a window that is no tree: {error}") from error
+    if len(tokens) > shape.size or _too_deep(window, shape.depth) or _too_wide(window, shape.topk):
+        raise ProtocolError(
+            f"the draft sent a window of {len(tokens)} tokens that is larger, deeper or wider than agreed: "
+            f"{shape.size} tokens, depth {shape.depth}, {shape.topk} children a node"
+        )
+    strange = [index for index, token in enumerate(window.tokens) if not 0 <= token < vocab_size]
     if not strange:
-        return Window.chain(root, tokens)
-    return Window.chain(root, tokens[: strange[0] - 1]) if strange[0] else None
+        return window
+    return window.first(strange[0]) if strange[0] else None
+
+
+def _too_deep(window: Window, depth: int) -> bool:
+    depths = [0]
+    for parent in window.parents[1:]:
+        depths.append(depths[parent] + 1)
+    return max(depths) > depth
+
+
+def _too_wide(window: Window, topk: int) -> bool:
+    """Also if siblings carry the same token: verification would never come to the second."""
+    siblings = Counter(window.parents)
+    pairs = set(zip(window.parents, window.tokens, strict=True))
+    return max(siblings.values()) > topk or len(pairs) < len(window)

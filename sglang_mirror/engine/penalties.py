@@ -4,22 +4,26 @@ SGLang's speculative verification relaxes them: it counts one token a step, howe
 shows every node the same counts. The text is then not the plain server's. Here each node of a window is
 judged by the request's whole output and the window's tokens before it, as plain decoding would judge it.
 
-B requests, n nodes of a window (a chain), V vocabulary.
+B requests, n nodes of a window, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 
-def penalise(batch: Any, tokens: torch.Tensor, logits: torch.Tensor) -> None:
+def penalise(
+    batch: Any, tokens: torch.Tensor, parents: Sequence[Sequence[int]], logits: torch.Tensor
+) -> None:
     """Apply every request's penalties to `logits` in place, and keep SGLang from applying its own.
 
     Args:
         batch: SGLang's batch, whose sampling info is a copy for this forward.
         tokens: of the windows, roots included, int [B, n].
+        parents: of their nodes, -1 for the roots, [B][n]; they come before their children.
         logits: at every node, [B * n, V].
     """
     info = batch.sampling_info
@@ -30,23 +34,34 @@ def penalise(batch: Any, tokens: torch.Tensor, logits: torch.Tensor) -> None:
     for row, (req, block) in enumerate(zip(batch.reqs, logits.split(num_nodes), strict=True)):
         # SGLang counts too few tokens, so while a request's end is forbidden, its stop tokens are in there.
         forbidden = None if additive is None else additive[row].isneginf()
-        _penalise(req, tokens[row], block, forbidden)
+        _penalise(req, tokens[row].tolist(), parents[row], block, forbidden)
     info.acc_additive_penalties = info.acc_scaling_penalties = None
 
 
-def _penalise(req: Any, window: torch.Tensor, logits: torch.Tensor, forbidden: torch.Tensor | None) -> None:
-    """One request; `window` int [n] with its root, which is the last of the output; `logits` [n, V]."""
-    asked, num_nodes = req.sampling_params, len(window)
+def _penalise(
+    req: Any,
+    window: Sequence[int],
+    parents: Sequence[int],
+    logits: torch.Tensor,
+    forbidden: torch.Tensor | None,
+) -> None:
+    """One request; `window` [n] with its root, which is the last of the output; `logits` [n, V]."""
+    asked = req.sampling_params
     if forbidden is not None and len(req.output_ids) < asked.min_new_tokens:
-        too_short = min(asked.min_new_tokens - len(req.output_ids), num_nodes)
-        logits[:too_short].masked_fill_(forbidden, -torch.inf)
+        depths = [0]
+        for parent in parents[1:]:
+            depths.append(depths[parent] + 1)
+        for node, depth in enumerate(depths):
+            if len(req.output_ids) + depth < asked.min_new_tokens:
+                logits[node].masked_fill_(forbidden, -torch.inf)
     if not (asked.frequency_penalty or asked.presence_penalty or asked.repetition_penalty != 1.0):
         return
     counts = torch.zeros_like(logits, dtype=torch.float32)  # [n, V]
     said = torch.tensor(req.output_ids, dtype=torch.int64, device=logits.device)
     counts[0].scatter_add_(0, said, torch.ones_like(said, dtype=torch.float32))
-    counts[torch.arange(1, num_nodes), window[1:].long()] = 1.0
-    counts = counts.cumsum(0)
+    for node, parent in enumerate(parents[1:], start=1):
+        counts[node] = counts[parent]
+        counts[node, window[node]] += 1.0
     logits.sub_(asked.frequency_penalty * counts + asked.presence_penalty * (counts > 0))
     factor = torch.where(counts > 0, asked.repetition_penalty, 1.0)
     logits.copy_(torch.where(logits < 0, logits * factor, logits / factor))

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.errors import MirrorError, ProtocolError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.messages import VERSION, Hello, Ready, Refused
@@ -18,7 +19,7 @@ HANDSHAKE_MS = 2500
 POLL_MS = 50
 
 
-def hello(config: MirrorConfig, *, gamma: int, target: str) -> Hello:
+def hello(config: MirrorConfig, *, shape: WindowShape, target: str) -> Hello:
     """What a target with these settings says first.
 
     Raises:
@@ -27,8 +28,9 @@ def hello(config: MirrorConfig, *, gamma: int, target: str) -> Hello:
     return Hello(
         version=VERSION,
         vocabulary=vocabulary_fingerprint(target),
-        gamma=gamma,
-        topk=1,
+        gamma=shape.depth,
+        topk=shape.topk,
+        nodes=shape.size + 1,
         kappa=config.kappa,
         roots=config.roots,
         root_budget=config.root_budget,
@@ -37,12 +39,12 @@ def hello(config: MirrorConfig, *, gamma: int, target: str) -> Hello:
     )
 
 
-def endpoint_objections(config: MirrorConfig, *, gamma: int, target: str) -> list[str]:
+def endpoint_objections(config: MirrorConfig, *, shape: WindowShape, target: str) -> list[str]:
     """Why what answers at `config.draft_endpoint` cannot be our draft; empty if it can or nothing answers."""
     endpoint = config.draft_endpoint
     assert endpoint is not None
     try:
-        said = hello(config, gamma=gamma, target=target)
+        said = hello(config, shape=shape, target=target)
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
         with TargetChannel(endpoint, curve_dir=curve_dir, handshake_ms=HANDSHAKE_MS) as channel:
             return [f"--mirror-draft-endpoint {endpoint}: {reason}" for reason in _ask(channel, said)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.config import MirrorConfig, resolve, variable
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import probe
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems
@@ -75,7 +76,9 @@ def adopt(args: Any) -> None:
     if args.speculative_eagle_topk is None:
         args.speculative_eagle_topk = 1
     if args.speculative_num_draft_tokens is None:
-        args.speculative_num_draft_tokens = args.speculative_num_steps + 1
+        args.speculative_num_draft_tokens = _usual_nodes(
+            args.speculative_num_steps, args.speculative_eagle_topk
+        )
     if args.max_running_requests is None:
         args.max_running_requests = DEFAULT_MAX_RUNNING_REQUESTS
     # Outcomes are looked up on the host, which must have them before it can send the next window.
@@ -102,8 +105,20 @@ def endpoint_objections(args: Any) -> list[str]:
     config = resolve()
     if config.draft_endpoint is None:
         return []
-    gamma = args.speculative_num_steps or DEFAULT_GAMMA
-    return probe.endpoint_objections(config, gamma=gamma, target=args.model_path)
+    gamma, topk = args.speculative_num_steps or DEFAULT_GAMMA, args.speculative_eagle_topk or 1
+    nodes = args.speculative_num_draft_tokens or _usual_nodes(gamma, topk)
+    shape = WindowShape(gamma, topk, nodes - 1)
+    return probe.endpoint_objections(config, shape=shape, target=args.model_path)
+
+
+def _usual_nodes(gamma: int, topk: int) -> int:
+    """A chain's; of a tree twice as many, as far as its nodes may have children."""
+    return gamma + 1 if topk == 1 else min(2 * gamma, _most_nodes(gamma, topk))
+
+
+def _most_nodes(gamma: int, topk: int) -> int:
+    """SGLang's verification has room for so many parents: topk a step but the first, and the root."""
+    return topk * (gamma - 1) + 2
 
 
 def _window_problems(args: Any) -> list[str]:
@@ -113,13 +128,24 @@ def _window_problems(args: Any) -> list[str]:
         found.append(
             f"--speculative-num-steps {gamma}: a window has at least one draft token; give 1 or more"
         )
-    if topk not in (None, 1):
-        found.append(f"--speculative-eagle-topk {topk}: windows are chains so far; give 1")
-    nodes, needed = args.speculative_num_draft_tokens, (gamma or DEFAULT_GAMMA) + 1
-    if nodes is not None and nodes != needed:
+    depth, children = gamma or DEFAULT_GAMMA, topk or 1
+    nodes = args.speculative_num_draft_tokens
+    if children == 1:
+        if nodes not in (None, depth + 1):
+            found.append(
+                f"--speculative-num-draft-tokens {nodes}: a chain of {depth} draft tokens "
+                f"(--speculative-num-steps) and its root has {depth + 1} nodes; give {depth + 1} or leave it "
+                "out, or --speculative-eagle-topk 2 or more for a tree"
+            )
+    elif depth < 2:
         found.append(
-            f"--speculative-num-draft-tokens {nodes}: a chain of {needed - 1} draft tokens "
-            f"(--speculative-num-steps) and its root has {needed} nodes; give {needed} or leave it out"
+            f"--speculative-eagle-topk {topk}: a tree is at least 2 deep; give --speculative-num-steps 2 "
+            "or more"
+        )
+    elif nodes is not None and not depth < nodes <= _most_nodes(depth, children):
+        found.append(
+            f"--speculative-num-draft-tokens {nodes}: a tree of {children} children a node and depth {depth} "
+            f"has {depth + 1} to {_most_nodes(depth, children)} nodes here"
         )
     return found
 

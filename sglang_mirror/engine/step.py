@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,27 +28,92 @@ NUM_STEPS_ARE_ASKED = "num_steps" in inspect.signature(run_eagle_verify).paramet
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A step's window shape: `num_steps` draft tokens behind the root, all in one chain."""
+    """Sizes of every window in a step.
+
+    Attributes:
+        num_steps: draft tokens on the longest path.
+        topk: children a node.
+        num_nodes: of each window, the root included.
+    """
 
     num_steps: int
+    topk: int
+    num_nodes: int
+
+    @classmethod
+    def chain(cls, num_steps: int) -> Shape:
+        return cls(num_steps, 1, num_steps + 1)
 
     @property
-    def num_nodes(self) -> int:
-        return self.num_steps + 1
+    def num_places(self) -> int:
+        """Entries of SGLang's parent list: the root's, and one a node that has children."""
+        return self.topk * (self.num_steps - 1) + 1 if self.num_steps else 0
 
 
-def draft_tokens(windows: Sequence[Window | None], shape: Shape) -> torch.Tensor:
-    """The windows without their roots, padded, int64 [B, gamma]."""
-    rows = [list(window.tokens[1 : shape.num_nodes]) if window else [] for window in windows]
-    return torch.tensor(
-        [row + [PAD_TOKEN] * (shape.num_steps - len(row)) for row in rows], dtype=torch.int64
-    ).view(len(windows), shape.num_steps)
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A batch of windows as SGLang's verification takes them, all n nodes large.
+
+    Attributes:
+        tokens: without the roots, int64 [B, n - 1].
+        parents: of every node, -1 for the roots, [B][n].
+        places: SGLang's parent list, int64 [B, shape.num_places].
+        numbers: SGLang's number of each draft token, int64 [B, n - 1].
+    """
+
+    tokens: torch.Tensor
+    parents: list[list[int]]
+    places: torch.Tensor
+    numbers: torch.Tensor
+
+    def children(self, topk: int) -> torch.Tensor:
+        """Tokens of each node's children, padded with -1, int64 [B * n, topk]."""
+        rows = []
+        for tokens, parents in zip(self.tokens.tolist(), self.parents, strict=True):
+            below: list[list[int]] = [[] for _ in parents]
+            for token, parent in zip(tokens, parents[1:], strict=True):
+                below[parent].append(token)
+            rows += [each + [-1] * (topk - len(each)) for each in below]
+        return torch.tensor(rows, dtype=torch.int64)
 
 
-def own_children(tokens: torch.Tensor) -> torch.Tensor:
-    """Each node's child in a batch of chains, -1 at the leaves, [B * n, 1]; `tokens` is [B, gamma]."""
-    leaf = tokens.new_full((len(tokens), 1), -1)
-    return torch.cat([tokens, leaf], dim=1).view(-1, 1)
+def lay_out(windows: Sequence[Window | None], shape: Shape) -> Laid:
+    """Windows side by side; a short one goes on with padding, in a chain behind its last node.
+
+    SGLang names a draft token by a number: which entry of the parent list holds its parent's, times topk,
+    plus its rank among that parent's children. The last node is a leaf, so the padding is nobody's sibling.
+    """
+    count = shape.num_nodes - 1
+    tokens, parents, places, numbers = [], [], [], []
+    for window in windows:
+        ours = list(window.tokens[1 : shape.num_nodes]) if window else []
+        above = list(window.parents[1 : shape.num_nodes]) if window else []
+        above += range(len(above), count)
+        tokens.append(ours + [PAD_TOKEN] * (count - len(ours)))
+        parents.append([-1, *above])
+        place, named = _named(above, shape)
+        places.append(place)
+        numbers.append(named)
+    by_request = len(windows), count
+    return Laid(
+        torch.tensor(tokens, dtype=torch.int64).view(by_request),
+        parents,
+        torch.tensor(places, dtype=torch.int64).view(len(windows), shape.num_places),
+        torch.tensor(numbers, dtype=torch.int64).view(by_request),
+    )
+
+
+def _named(above: Sequence[int], shape: Shape) -> tuple[list[int], list[int]]:
+    """SGLang's parent list and numbers for draft tokens whose parents are `above`."""
+    places, numbers = [-1], list[int]()
+    place_of, ranks = {0: 0}, Counter[int]()
+    for parent in above:
+        if parent not in place_of:
+            place_of[parent] = len(places)
+            places.append(numbers[parent - 1])
+        numbers.append(place_of[parent] * shape.topk + ranks[parent])
+        ranks[parent] += 1
+    return (places + [-1] * (shape.num_places - len(places)))[: shape.num_places], numbers
 
 
 class Verifier:
@@ -71,31 +137,30 @@ class Verifier:
             capture_hidden_mode=CaptureHiddenMode.NULL,
         )
 
-    def prepare(self, batch: Any, tokens: torch.Tensor, shape: Shape) -> None:
-        """Turn the batch into a verification of `tokens`, int64 [B, gamma], behind each request's root."""
+    def prepare(self, batch: Any, laid: Laid, shape: Shape) -> None:
+        """Turn the batch into a verification of these windows, each behind its request's root."""
         draft_input = batch.spec_info
         draft_input.bonus_tokens = draft_input.bonus_tokens.to(torch.int64)
-        rows, gamma = len(tokens), shape.num_steps
-        steps = torch.arange(gamma, device=self._device)
         batch.spec_info = build_eagle_verify_input(
             batch,
             draft_input,
-            (steps - 1).repeat(rows, 1),  # in a chain, token i's parent is token i - 1
-            steps.repeat(rows, 1),
-            tokens.to(self._device),
+            laid.places.to(self._device),
+            laid.numbers.to(self._device),
+            laid.tokens.to(self._device),
             None,
             target_worker=self._worker.target_worker,
-            topk=1,
-            num_steps=gamma,
+            topk=shape.topk,
+            num_steps=shape.num_steps,
             num_draft_tokens=shape.num_nodes,
             tree_mask_mode=default_tree_mask_mode(),
             device=self._device,
         )
+        batch.spec_info.window_parents = laid.parents  # for penalties, node by node
 
     def prepare_idle(self, batch: Any, shape: Shape) -> None:
         """A rank without requests takes part with an empty verification."""
         batch.spec_info = EagleVerifyInput.create_idle_input(
-            1, shape.num_steps, shape.num_nodes, self._device
+            shape.topk, shape.num_steps, shape.num_nodes, self._device
         )
 
     def run(self, batch: Any, shape: Shape, grammar_barrier: Any) -> Any:
@@ -108,7 +173,7 @@ class Verifier:
             token_to_kv_pool_allocator=self._worker.token_to_kv_pool_allocator,
             plan_stream=None,
             plan_stream_ctx=contextlib.nullcontext(),
-            topk=1,
+            topk=shape.topk,
             num_draft_tokens=shape.num_nodes,
             device=self._device,
             metadata_ready_pre_pad=False,

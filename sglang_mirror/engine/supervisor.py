@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
@@ -34,14 +35,20 @@ class DraftSupervisor:
 
     Args:
         config: the settings.
-        gamma: depth of a window, in draft tokens.
+        shape: bounds of a window.
         target: the target's model folder or name; its tokenizer must be the draft's.
         vocab_size: the target's token ids are below it.
         counters: where to count.
     """
 
     def __init__(
-        self, config: MirrorConfig, *, gamma: int, target: str, vocab_size: int, counters: Counters
+        self,
+        config: MirrorConfig,
+        *,
+        shape: WindowShape,
+        target: str,
+        vocab_size: int,
+        counters: Counters,
     ) -> None:
         self._config, self._counters = config, counters
         self._folder: Path | None = None
@@ -55,7 +62,7 @@ class DraftSupervisor:
         self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
         self.client = DraftClient(
             self._channel,
-            hello(config, gamma=gamma, target=target),
+            hello(config, shape=shape, target=target),
             vocab_size=vocab_size,
             lost_after_s=config.lost_after_ms / 1000,
             counters=counters,

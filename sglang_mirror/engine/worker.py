@@ -14,6 +14,7 @@ import torch
 
 from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
@@ -21,7 +22,7 @@ from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
-from sglang_mirror.engine.step import Shape, Verifier, committed_tokens, draft_tokens, own_children
+from sglang_mirror.engine.step import Laid, Shape, Verifier, committed_tokens, lay_out
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.engine.trace import Trace
 from sglang_mirror.protocol.liveness import Peer
@@ -45,8 +46,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.model_runner = target_worker.model_runner
         self.server_args = server_args
         self.device = get_device().device
-        self.speculative_num_steps = get_spec().speculative_num_steps
-        self.speculative_num_draft_tokens = self.speculative_num_steps + 1
+        spec = get_spec()
+        self.speculative_num_steps = spec.speculative_num_steps
+        self.speculative_num_draft_tokens = spec.speculative_num_draft_tokens
+        self._shape = Shape(
+            self.speculative_num_steps, spec.speculative_eagle_topk, self.speculative_num_draft_tokens
+        )
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
         self._verifier = Verifier(self, self.device)
@@ -54,7 +59,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self._exit = self._tap()
         self.supervisor = DraftSupervisor(
             self.config,
-            gamma=self.speculative_num_steps,
+            shape=WindowShape(self._shape.num_steps, self._shape.topk, self._shape.num_nodes - 1),
             target=server_args.model_path,
             vocab_size=self.model_runner.model_config.vocab_size,
             counters=self.counters,
@@ -92,9 +97,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
             return self._prefill(batch, on_publish, pp_proxy_tensors)
         if batch.forward_mode.is_idle():
-            shape = Shape(self.speculative_num_steps)
-            self._verifier.prepare_idle(batch, shape)
-            return self._verifier.run(batch, shape, grammar_barrier)
+            self._verifier.prepare_idle(batch, self._shape)
+            return self._verifier.run(batch, self._shape, grammar_barrier)
         return self._decode(batch, on_publish, grammar_barrier)
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
@@ -119,10 +123,10 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             self._client.collect(requests, self.config.miss_wait_ms)
         windows = [request.window for request in requests]
         shape = self._shape_of(windows)
-        tokens = draft_tokens(windows, shape)
-        self._verifier.prepare(batch, tokens, shape)
+        laid = lay_out(windows, shape)
+        self._verifier.prepare(batch, laid, shape)
         began, aside_ms = time.monotonic(), self.counters.exit_ms + self.counters.rendezvous_ms
-        result = self._verify(batch, shape, tokens, requests, grammar_barrier)
+        result = self._verify(batch, shape, laid, requests, grammar_barrier)
         committed = committed_tokens(result, shape)
         ended = time.monotonic()
         aside_ms -= self.counters.exit_ms + self.counters.rendezvous_ms
@@ -130,7 +134,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if on_publish is not None:
             on_publish(result.new_seq_lens)
 
-        hits = self._commit(requests, committed)
+        hits = self._commit(requests, windows, committed)
         self.counters.rendezvous_ms += (time.monotonic() - ended) * 1000
         self._count(windows, committed, hits)
         if self._trace:
@@ -139,8 +143,14 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
 
     def _shape_of(self, windows: Sequence[Window | None]) -> Shape:
         """As many nodes as the longest window has; elsewhere than on a CPU one of two shapes, for graphs."""
-        longest = max((len(window) - 1 for window in windows if window), default=0)
-        return Shape(longest if self.device == "cpu" or not longest else self.speculative_num_steps)
+        most = max((len(window) for window in windows if window), default=1)
+        if most == 1:
+            return Shape.chain(0)
+        if self.device != "cpu":
+            return self._shape
+        if self._shape.topk == 1:
+            return Shape.chain(most - 1)
+        return Shape(self._shape.num_steps, self._shape.topk, most)
 
     def _count_cycle(self) -> None:
         now = time.monotonic()
@@ -174,6 +184,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 rid=request.rid,
                 committed_len=len(request.tokens) - len(tokens),
                 window=window.tokens if window else None,
+                parents=window.parents if window else None,
                 committed=tokens,
                 source=hit.source if hit else None,
                 began_s=times[0],
@@ -190,14 +201,14 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self,
         batch: Any,
         shape: Shape,
-        tokens: torch.Tensor,
+        laid: Laid,
         requests: Sequence[Request],
         grammar_barrier: Any,
     ) -> Any:
         if self._exit is None or not shape.num_steps:
             return self._verifier.run(batch, shape, grammar_barrier)
         self._exit.arm(
-            own_children(tokens), lambda ids, logprobs: self._signal(requests, shape, ids, logprobs)
+            laid.children(shape.topk), lambda ids, logprobs: self._signal(requests, shape, ids, logprobs)
         )
         try:
             return self._verifier.run(batch, shape, grammar_barrier)
@@ -221,14 +232,21 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         )
         self.counters.rendezvous_ms += (time.monotonic() - began) * 1000
 
-    def _commit(self, requests: Sequence[Request], committed: Sequence[list[int]]) -> list[Branch | None]:
+    def _commit(
+        self,
+        requests: Sequence[Request],
+        windows: Sequence[Window | None],
+        committed: Sequence[list[int]],
+    ) -> list[Branch | None]:
         if self.config.lockstep:
             first, total = phase_budgets(self.config.roots, self.config.root_budget)
             last_phase = 2 if total > first else int(first > 0)
             waited_for = [request for request in requests if request.window is not None]
             self._client.wait_for_branches(waited_for, last_phase, LOCKSTEP_WAIT_MS)
-        # In a chain, the node reached is the number of accepted tokens.
-        outcomes = [Outcome(len(tokens) - 1, tokens[-1]) for tokens in committed]
+        outcomes = [
+            Outcome(_reached(window, tokens), tokens[-1])
+            for window, tokens in zip(windows, committed, strict=True)
+        ]
         return self._client.commit(list(zip(requests, outcomes, committed, strict=True)))
 
     # ---- what SGLang tells us
@@ -273,6 +291,14 @@ def _metrics(server_args: Any, counters: Counters) -> Any:
 
 def _tokens_of(req: Any) -> list[int]:
     return [*req.origin_input_ids, *req.output_ids]
+
+
+def _reached(window: Window | None, committed: Sequence[int]) -> int:
+    """The node at which verification ended; -1, for which there is no branch, if padding was accepted."""
+    if window is None:
+        return len(committed) - 1
+    node = window.reached(committed[:-1])
+    return -1 if node is None else node
 
 
 def _nested(rows: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:

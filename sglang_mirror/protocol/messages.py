@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-VERSION = 2
+VERSION = 3
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -41,7 +41,8 @@ class Hello(Message, frozen=True, tag="hello"):
         version: of this protocol.
         vocabulary: fingerprint of the target's tokenizer.
         gamma: depth of a window, in draft tokens.
-        topk: children a node.
+        topk: children a node; 1 makes a chain.
+        nodes: of a window, at most, its root included; gamma + 1 for a chain.
         kappa: exit candidates a node; the draft keeps kappa + 1 of its own.
         roots: exit, draft, union or none.
         root_budget: roots a step and request.
@@ -53,6 +54,7 @@ class Hello(Message, frozen=True, tag="hello"):
     vocabulary: str
     gamma: int
     topk: int
+    nodes: int
     kappa: int
     roots: Literal["exit", "draft", "union", "none"]
     root_budget: int

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import Candidates, RootMode
 from sglang_mirror.core.simulator import Models, simulate
 
@@ -31,26 +32,29 @@ def guesses(seed: int, *, vocab: int = 12) -> Models:
 @given(
     seed=st.integers(0, 500),
     gamma=st.integers(1, 5),
+    topk=st.integers(1, 3),
     kappa=st.integers(0, 4),
     mode=st.sampled_from(["union", "exit", "draft", "none"]),
     budget=st.integers(0, 8),
 )
 def test_commits_what_the_target_alone_would_say(
-    seed: int, gamma: int, kappa: int, mode: RootMode, budget: int
+    *, seed: int, gamma: int, topk: int, kappa: int, mode: RootMode, budget: int
 ) -> None:
     models = guesses(seed)
     prompt = [1, 2, 3]
     plain = list(prompt)
     while len(plain) < 60:
         plain.append(models.target(plain))
-    steps = simulate(models, prompt, num_tokens=30, gamma=gamma, kappa=kappa, mode=mode, budget=budget)
+    shape = WindowShape(gamma, topk, gamma * topk)
+    steps = simulate(models, prompt, num_tokens=30, shape=shape, kappa=kappa, mode=mode, budget=budget)
     length = len(prompt) + 1
     for step in steps:
         assert step.committed_len == length
         assert step.window[0] == plain[length - 1]
-        assert len(step.window) == gamma + 1
-        accepted = step.window[1 : step.num_accepted + 1]
-        assert (*accepted, step.outcome.correction) == tuple(plain[length : length + step.num_accepted + 1])
+        assert gamma < len(step.window) <= gamma * topk + 1
+        assert step.outcome.correction == plain[length + step.num_accepted]
+        if topk == 1:
+            assert list(step.window[1 : step.num_accepted + 1]) == plain[length : length + step.num_accepted]
         length += step.num_accepted + 1
         if mode == "none" or not budget:
             assert step.source is None
@@ -67,7 +71,15 @@ def test_a_perfect_draft_with_enough_roots_always_hits() -> None:
         return Candidates((target(prefix), 16), (-0.1, -3.0))
 
     steps = list(
-        simulate(Models(target, draft, draft), [1], num_tokens=40, gamma=3, kappa=1, mode="draft", budget=9)
+        simulate(
+            Models(target, draft, draft),
+            [1],
+            num_tokens=40,
+            shape=WindowShape.chain(3),
+            kappa=1,
+            mode="draft",
+            budget=9,
+        )
     )
     assert {step.num_accepted for step in steps} == {3}
     assert {step.source for step in steps} == {"draft"}
@@ -79,7 +91,10 @@ def test_more_roots_never_hit_less(mode: RootMode) -> None:
     for budget in (1, 4, 16):
         total = 0
         for seed in range(12):
-            steps = simulate(guesses(seed), [1, 2], num_tokens=60, gamma=3, kappa=4, mode=mode, budget=budget)
+            shape = WindowShape.chain(3)
+            steps = simulate(
+                guesses(seed), [1, 2], num_tokens=60, shape=shape, kappa=4, mode=mode, budget=budget
+            )
             total += sum(step.source is not None for step in steps)
         hits.append(total)
     assert hits == sorted(hits)

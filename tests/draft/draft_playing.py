@@ -34,10 +34,18 @@ VOCABULARY = "fingerprint"
 
 
 def hello(
-    *, gamma: int = 3, kappa: int = 4, roots: RootMode = "union", budget: int = 6, **changes: object
+    *,
+    gamma: int = 3,
+    topk: int = 1,
+    nodes: int = 0,
+    kappa: int = 4,
+    roots: RootMode = "union",
+    budget: int = 6,
+    **changes: object,
 ) -> Hello:
     said = {
-        "version": VERSION, "vocabulary": VOCABULARY, "gamma": gamma, "topk": 1, "kappa": kappa,
+        "version": VERSION, "vocabulary": VOCABULARY, "gamma": gamma, "topk": topk, "kappa": kappa,
+        "nodes": nodes or gamma + 1,
         "roots": roots, "root_budget": budget, "beat_ms": 100, "target": "test",
     }  # fmt: skip
     return Hello(**{**said, **changes})  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import RootMode, phase_budgets
 from sglang_mirror.core.simulator import Guessers, prepare_branches, simulate
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
@@ -21,6 +22,8 @@ VOCAB = 61
 
 @given(
     gamma=st.integers(1, 6),
+    topk=st.integers(1, 3),
+    more_nodes=st.integers(0, 7),
     kappa=st.integers(0, 8),
     roots=st.sampled_from(["union", "exit", "draft", "none"]),
     budget=st.integers(0, 16),
@@ -29,8 +32,18 @@ VOCAB = 61
 )
 @settings(max_examples=60, deadline=None)
 def test_scripted_draft_is_the_oracle(
-    *, gamma: int, kappa: int, roots: RootMode, budget: int, seed: int, rows: int
+    *,
+    gamma: int,
+    topk: int,
+    more_nodes: int,
+    kappa: int,
+    roots: RootMode,
+    budget: int,
+    seed: int,
+    rows: int,
 ) -> None:
+    topk = min(topk, kappa + 1)
+    nodes = gamma + 1 + (more_nodes if topk > 1 else 0)
     script = hash_script(VOCAB, order=1 + seed % 5)
     models = scripted_models(script)
     oracle_models = dataclasses.replace(models, draft=lambda prefix: script(prefix, kappa + 1))
@@ -38,12 +51,13 @@ def test_scripted_draft_is_the_oracle(
     # It asserts, too, that what was promoted or rolled out before its commit is never computed again.
     backend = ScriptedBackend(script, vocab_size=VOCAB)
     player = Player(backend, Limits(rows=rows, rows_while_awaited=rows, prefill_rows=7))
-    said = hello(gamma=gamma, kappa=kappa, roots=roots, budget=budget)
+    said = hello(gamma=gamma, topk=topk, nodes=nodes, kappa=kappa, roots=roots, budget=budget)
     player.greet(b"t", said)
     playing = Playback(player, b"t", said, models)
     playing.open(prompt)
     guessers = Guessers()
-    options = {"gamma": gamma, "kappa": kappa, "mode": roots, "budget": budget}
+    shape = WindowShape(gamma, topk, nodes - 1)
+    options = {"shape": shape, "kappa": kappa, "mode": roots, "budget": budget}
     for expected in islice(simulate(oracle_models, prompt, num_tokens=60, **options), 25):  # type: ignore[arg-type]
         committed, window = list(playing.committed), playing.window
         assert playing.step() == expected

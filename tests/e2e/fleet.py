@@ -16,6 +16,7 @@ from sglang_mirror.bench.arms import CPU, Pair
 from sglang_mirror.bench.client import Completion, complete, complete_all, payload
 from sglang_mirror.bench.pair import ROOT, held_out
 from sglang_mirror.bench.server import Server
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ GAMMA = 4
 SERVING = ("--chunked-prefill-size", "128", "--sleep-on-idle", "--skip-server-warmup")
 DEADLINE_S = 120.0
 ROOTS = ("exit", "draft", "union", "none")
+# A server whose windows are trees: its name, and topk and nodes of a window.
+TREE, TREE_SHAPE = "tree", WindowShape(GAMMA, 3, 8)
 
 
 def lockstep_trace(roots: str, label: str = "") -> Path:
@@ -85,12 +88,22 @@ class Fleet:
         return self.launch(name, flags(*mirror_flags(self.pair.draft, **settings), "--enable-metrics"))
 
     def lockstep(self, roots: str) -> Server:
-        """Launch a server that waits for every window and branch, so that its hits depend on no clock."""
+        """Launch a server that waits for every window and branch, so that its hits depend on no clock.
+
+        Args:
+            roots: their source; `TREE` is `union` with trees for windows.
+        """
         name = f"lockstep-{roots}"
         if name not in self._servers:
             lockstep_trace(roots, self.label).unlink(missing_ok=True)
-        settings = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
-        return self.mirror(name, roots=roots, trace=lockstep_trace(roots, self.label), **settings)
+        settings: dict[str, Any] = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
+        settings["trace"] = lockstep_trace(roots, self.label)
+        if roots == TREE:
+            sizes = ["--speculative-eagle-topk", TREE_SHAPE.topk]
+            sizes += ["--speculative-num-draft-tokens", TREE_SHAPE.size + 1]
+            words = mirror_flags(self.pair.draft, roots="union", **settings)
+            return self.launch(name, flags(*words, *map(str, sizes)))
+        return self.mirror(name, roots=roots, **settings)
 
     def stop(self, name: str) -> list[psutil.Process]:
         """Stop one server; what is left of its family."""

@@ -11,6 +11,7 @@ from sglang_mirror.bench.server import Server
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.simulator import Step
 from sglang_mirror.core.verify import Outcome
+from sglang_mirror.core.window import Window
 
 DEFAULTS = MirrorConfig()
 
@@ -23,11 +24,14 @@ def steps_of_engine(server: Server, trace: Path, tokens: list[int], rid: str, nu
 
 
 def _step(line: dict[str, Any]) -> Step:
-    committed = line["committed"]
+    committed, tokens = line["committed"], line["window"]
+    window = Window(tuple(tokens), tuple(line["parents"])) if tokens else None
+    node = window.reached(committed[:-1]) if window else 0
+    assert node is not None, "padding was accepted"
     return Step(
         committed_len=line["committed_len"],
-        window=tuple(line["window"] or ()),
-        outcome=Outcome(len(committed) - 1, committed[-1]),
+        window=tuple(tokens or ()),
+        outcome=Outcome(node, committed[-1]),
         num_accepted=len(committed) - 1,
         source=line["source"],
     )

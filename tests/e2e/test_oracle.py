@@ -10,9 +10,22 @@ from transformers import AutoTokenizer
 
 from sglang_mirror.bench.client import Completion
 from sglang_mirror.bench.identity import divergences
+from sglang_mirror.bench.law import read_trace
 from sglang_mirror.bench.server import Server
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.simulator import Models, simulate
-from tests.e2e.fleet import GAMMA, ROOTS, Fleet, generate_all, lockstep_trace, prompts, with_draft
+from sglang_mirror.core.window import Window
+from tests.e2e.fleet import (
+    GAMMA,
+    ROOTS,
+    TREE,
+    TREE_SHAPE,
+    Fleet,
+    generate_all,
+    lockstep_trace,
+    prompts,
+    with_draft,
+)
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
 from tests.e2e.reference import reference_models
 
@@ -38,11 +51,14 @@ def plainly(plain_server: Server) -> list[Completion]:
     return generate_all(plain_server, prompts(8))
 
 
-@pytest.fixture(params=ROOTS)
+KINDS = (*ROOTS, TREE)
+
+
+@pytest.fixture(params=KINDS)
 def lockstep(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[tuple[str, Server]]:
     """A source of roots and its server, while the next one's starts; gone after its test."""
     roots: str = request.param
-    for name in ROOTS[ROOTS.index(roots) :][:2]:
+    for name in KINDS[KINDS.index(roots) :][:2]:
         fleet.lockstep(name)
     yield roots, with_draft(fleet.lockstep(roots))
     assert fleet.stop(f"lockstep-{roots}") == []
@@ -53,7 +69,7 @@ def test_engine_does_what_the_simulator_says(
 ) -> None:
     """And all texts are plain decoding's, with any source of roots."""
     roots, server = lockstep
-    hits = 0
+    hits, off_first_path = 0, 0
     assert divergences(generate_all(server, prompts(8), concurrency=4), plainly) == []
     for number, tokens in enumerate(token_ids):
         wanted = list(
@@ -61,13 +77,27 @@ def test_engine_does_what_the_simulator_says(
                 models,
                 tokens,
                 num_tokens=NUM_TOKENS,
-                gamma=GAMMA,
+                shape=TREE_SHAPE if roots == TREE else WindowShape.chain(GAMMA),
                 kappa=DEFAULTS.kappa,
-                mode=roots,
+                mode="union" if roots == TREE else roots,
                 budget=DEFAULTS.root_budget,
             )
         )
-        found = steps_of_engine(server, lockstep_trace(roots), tokens, f"oracle-{roots}-{number}", NUM_TOKENS)
+        rid = f"oracle-{roots}-{number}"
+        found = steps_of_engine(server, lockstep_trace(roots), tokens, rid, NUM_TOKENS)
         assert found == wanted
+        off_first_path += sum(map(left_the_first_path, read_trace(lockstep_trace(roots))[rid]))
         hits += sum(step.source is not None for step in wanted)
     assert (hits > 0) == (roots != "none")
+    assert (off_first_path > 0) == (roots == TREE)
+
+
+def left_the_first_path(line: dict[str, Any]) -> bool:
+    """Whether an accepted node was not its parent's first child: its KV lay behind that of others."""
+    window = Window(tuple(line["window"]), tuple(line["parents"]))
+    node = window.reached(line["committed"][:-1])
+    while node:
+        if node != window.children(window.parents[node])[0]:
+            return True
+        node = window.parents[node]
+    return False

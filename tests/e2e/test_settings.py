@@ -49,7 +49,7 @@ def test_all_reasons_at_once() -> None:
     """The real command: status, message, and no traceback."""
     arguments = [
         *mirror_flags("/nonexistent/draft", exit_layer=99),
-        *("--speculative-num-draft-tokens", "9", "--speculative-eagle-topk", "2"),
+        *("--speculative-num-draft-tokens", "9"),
         *("--enable-lora", "--pp-size", "2", "--tp-size", "2"),
     ]
     done = run(["-m", "sglang.launch_server", *command_line(*arguments)])
@@ -61,7 +61,6 @@ def test_all_reasons_at_once() -> None:
         "--speculative-draft-model-path '/nonexistent/draft'": "no such model folder",
         "--mirror-exit-layer 99": "has 8 layers; give 1 to 7",
         "--speculative-num-draft-tokens 9": "give 5 or leave it out",
-        "--speculative-eagle-topk 2": "give 1",
         "--enable-lora True": "serve without --enable-lora",
         "--pp-size 2": "use --pp-size 1",
         "--tp-size 2": "use --tp-size 1",

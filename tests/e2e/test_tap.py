@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.pair import embedded_pair
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.simulator import simulate
 from tests.e2e.fleet import GAMMA, Fleet, lockstep_trace, with_draft
 from tests.e2e.oracle import DEFAULTS, steps_of_engine
@@ -85,7 +86,7 @@ def test_hits_from_the_exit(fleets: dict[str, Fleet], family: str) -> None:
             reference_models(tiny.pair, kappa=DEFAULTS.kappa),
             PROMPT,
             num_tokens=NUM_TOKENS,
-            gamma=GAMMA,
+            shape=WindowShape.chain(GAMMA),
             kappa=DEFAULTS.kappa,
             mode="exit",
             budget=DEFAULTS.root_budget,

@@ -22,7 +22,7 @@ from sglang_mirror.protocol.messages import (
 T = TypeVar("T", bound=Message)
 DEADLINE_S = 10.0
 HELLO = Hello(
-    VERSION, "words", gamma=2, topk=1, kappa=2, roots="union", root_budget=4, beat_ms=20, target="t"
+    VERSION, "words", gamma=2, topk=1, nodes=3, kappa=2, roots="union", root_budget=4, beat_ms=20, target="t"
 )
 READY = Ready(VERSION, "words", "scripted", pid=7, device="cpu", max_len=100)
 

@@ -51,10 +51,16 @@ def test_every_node_is_judged_by_what_was_said_before_it() -> None:
     additive[2, stop] = -torch.inf
     info = SimpleNamespace(acc_additive_penalties=additive, acc_scaling_penalties=torch.ones(4, VOCABULARY))
     found = logits.clone()
-    penalise(SimpleNamespace(reqs=requests, sampling_info=info), windows, found)
+    parents = [[-1, 0, 1], [-1, 0, 0], [-1, 0, 0], [-1, 0, 1]]  # chains and forks
+    penalise(SimpleNamespace(reqs=requests, sampling_info=info), windows, parents, found)
     for row, req in enumerate(requests):
         for node in range(3):
-            said = [*req.output_ids, *windows[row, 1 : node + 1].tolist()]
+            path: list[int] = []
+            above = node
+            while above > 0:
+                path.insert(0, int(windows[row, above]))
+                above = parents[row][above]
+            said = [*req.output_ids, *path]
             wanted = plainly(logits[row * 3 + node], said, req.sampling_params, stop)
             assert found[row * 3 + node].tolist() == pytest.approx(wanted.tolist(), abs=1e-6), (row, node)
     assert info.acc_additive_penalties is None
@@ -64,5 +70,10 @@ def test_every_node_is_judged_by_what_was_said_before_it() -> None:
 def test_nothing_asked_nothing_done() -> None:
     logits = torch.ones(3, VOCABULARY)
     info = SimpleNamespace(acc_additive_penalties=None, acc_scaling_penalties=None)
-    penalise(SimpleNamespace(reqs=[request([1])], sampling_info=info), torch.tensor([[1, 2, 3]]), logits)
+    penalise(
+        SimpleNamespace(reqs=[request([1])], sampling_info=info),
+        torch.tensor([[1, 2, 3]]),
+        [[-1, 0, 1]],
+        logits,
+    )
     assert logits.eq(1).all()

@@ -71,6 +71,12 @@ def test_adopt_fills_in_and_takes_the_draft_over(models: tuple[str, str]) -> Non
         6,
     )
     assert args.max_running_requests == 48
+    tree = arguments(models, speculative_eagle_topk=3, speculative_num_steps=4)
+    settings.adopt(tree)
+    assert tree.speculative_num_draft_tokens == 8
+    assert (
+        settings.problems(arguments(models, speculative_eagle_topk=3, speculative_num_draft_tokens=14)) == []
+    )
     assert args.disable_overlap_schedule
 
 
@@ -103,7 +109,11 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),
         ({"speculative_num_steps": 0}, "--speculative-num-steps 0"),
-        ({"speculative_eagle_topk": 2}, "--speculative-eagle-topk 2"),
+        ({"speculative_eagle_topk": 2, "speculative_num_steps": 1}, "--speculative-eagle-topk 2"),
+        (
+            {"speculative_eagle_topk": 2, "speculative_num_steps": 4, "speculative_num_draft_tokens": 9},
+            "has 5 to 8 nodes here",
+        ),
         ({"speculative_num_draft_tokens": 9}, "--speculative-num-draft-tokens 9"),
         ({"speculative_draft_model_path": None}, "--speculative-draft-model-path is missing"),
         ({"speculative_draft_model_path": "/nowhere"}, "no such model folder"),
@@ -132,5 +142,7 @@ def test_another_vocabulary(models: tuple[str, str]) -> None:
 def test_all_objections_at_once(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGLANG_MIRROR_KAPPA", "0")
     monkeypatch.setenv("SGLANG_MIRROR_NONSENSE", "0")
-    reasons = settings.problems(arguments(models, enable_lora=True, pp_size=2, speculative_eagle_topk=4))
+    reasons = settings.problems(
+        arguments(models, enable_lora=True, pp_size=2, speculative_num_draft_tokens=4)
+    )
     assert len(reasons) == 4

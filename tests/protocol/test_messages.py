@@ -16,7 +16,7 @@ from sglang_mirror.protocol.codec import Codec, draft_codec, target_codec
 
 STAMP = m.Stamp(3, 1, 40)
 FROM_TARGET = [
-    m.Hello(1, "v", 5, 1, 8, "union", 12, 100, "t"),
+    m.Hello(1, "v", 5, 1, 6, 8, "union", 12, 100, "t"),
     m.Open(STAMP, "r", (1, 2, 3), True),
     m.Commit((m.Outcome(STAMP, (4, 5), 3), m.Outcome(STAMP, (6,), 0))),
     m.Signal((m.ExitCandidates(STAMP, ((1, 2), (3, 4)), ((-0.5, -1.5), (-0.25, -2.0))),)),

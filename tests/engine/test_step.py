@@ -1,0 +1,88 @@
+"""Windows as SGLang's verification takes them: what its tree builder makes of them is what they were."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.step import Shape, lay_out
+from sglang_mirror.platform import tree
+
+
+def grown(rng: random.Random, shape: Shape, size: int) -> Window:
+    """A random tree of `size` nodes within `shape`, its last node a leaf as in every window."""
+    parents, depths, counts = [-1], [0], [0]
+    while len(parents) < size:
+        parent = rng.choice(
+            [
+                node
+                for node in range(len(parents))
+                if depths[node] < shape.num_steps and counts[node] < shape.topk
+            ]
+        )
+        counts[parent] += 1
+        parents.append(parent)
+        depths.append(depths[parent] + 1)
+        counts.append(0)
+    return Window(tuple(rng.sample(range(100), size)), tuple(parents))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape.chain(1), Shape.chain(5), Shape(2, 2, 4), Shape(4, 3, 9), Shape(7, 4, 16), Shape(3, 4, 10)],
+)
+def test_the_builder_gives_the_tree_back(shape: Shape) -> None:
+    rng = random.Random(repr(shape))
+    n = shape.num_nodes
+    windows = [grown(rng, shape, rng.randint(2, n)) for _ in range(20)]
+    laid = lay_out(windows, shape)
+    batch = len(windows)
+    mask = torch.ones(batch * n * n, dtype=torch.bool)
+    positions, links = torch.empty(batch * n, dtype=torch.int64), torch.full((3, batch, n), -1)
+    lens = torch.zeros(batch, dtype=torch.int64)
+    tree.build_tree(
+        laid.places,
+        laid.numbers,
+        lens,
+        mask,
+        positions,
+        *links,
+        shape.topk,
+        shape.num_steps,
+        n,
+        tree.QLEN_ONLY,
+    )
+    children = laid.children(shape.topk).view(batch, n, shape.topk).tolist()
+    for row, window in enumerate(windows):
+        assert laid.tokens[row, : len(window) - 1].tolist() == list(window.tokens[1:])
+        for node in range(len(window)):
+            below = window.children(node)
+            padding_follows = node == len(window) - 1 < n - 1
+            first = below[0] if below else node + 1 if padding_follows else -1
+            assert links[1][row, node] == first
+            for child, following in zip(below, [*below[1:], -1], strict=False):
+                assert links[2][row, child] == following
+            path, above = set(), node
+            while above != -1:
+                path.add(above)
+                above = window.parents[above]
+            seen = mask.view(batch, n, n)[row, node].nonzero().flatten().tolist()
+            assert set(seen) == path
+            said = {token for token in children[row][node] if token != -1}
+            if not padding_follows:
+                assert said == window.child_tokens(node)
+
+
+def test_without_a_window_there_is_padding_only() -> None:
+    laid = lay_out([None, Window.chain(5, [6])], Shape.chain(2))
+    assert laid.tokens.tolist() == [[0, 0], [6, 0]]
+    assert laid.parents == [[-1, 0, 1]] * 2
+
+
+def test_a_plain_step_has_roots_only() -> None:
+    laid = lay_out([None, None], Shape.chain(0))
+    assert laid.tokens.shape == laid.numbers.shape == (2, 0)
+    assert laid.children(1).tolist() == [[-1], [-1]]
