@@ -1,4 +1,9 @@
-"""Windows on the draft's tree: one that grows with each forward, and one that stands as the target has it."""
+"""Windows on the draft's tree: one that grows with each forward, and one that stands as the target has it.
+
+With a streaming draft a forward computes, along with each node that is due, the tokens that the streams guess
+behind it. Where the guess was right the window grows by several nodes at once; where not, it grows by one.
+What the streams say of the window's last tokens is taken as it is: the target will check it.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +60,45 @@ class Growing:
             node = known[ready[0]]
             assert node.candidates is not None
             growth.expand(ready[0], node.candidates)
-            known += [node.child(found.token) for found in growth.nodes[len(known) :]]
+            self._know(node)
+        if growth.open and all(self._can_be_guessed(number) for number in growth.open):
+            self._guess_the_rest()
         return growth.complete
 
+    def _know(self, node: Node) -> None:
+        self._known += [node.child(found.token) for found in self._growth.nodes[len(self._known) :]]
+
+    def _can_be_guessed(self, number: int) -> bool:
+        """Whether streams reach from the node before it to the window's depth."""
+        parent, depth = self._known[number].parent, self._growth.nodes[number].depth
+        return parent is not None and depth + len(parent.ahead) >= self.shape.depth
+
+    def _guess_the_rest(self) -> None:
+        said = {}
+        for number in self._growth.open:
+            parent = self._known[number].parent
+            assert parent is not None
+            said[number] = parent.ahead
+        while self._growth.open:
+            number = self._growth.open[0]
+            ahead, first = said[number], len(self._known)
+            self._growth.expand(number, ahead[0])
+            self._know(self._known[number])
+            said.update((child, ahead[1:]) for child in range(first, len(self._known)))
+
     def tips(self) -> list[Node]:
-        """The nodes to compute next, the most valuable first."""
-        return [self._known[number] for number in self._growth.open]
+        """The nodes to compute next, the most valuable first, each with the tokens guessed behind it."""
+        return [self._with_guesses(number) for number in self._growth.open]
+
+    def _with_guesses(self, number: int) -> Node:
+        node, depth = self._known[number], self._growth.nodes[number].depth
+        if node.parent is None or self._growth.nodes[number].path[-1:] != (0,):
+            return node
+        for said in node.parent.ahead[: self.shape.depth - depth]:
+            if not said.tokens:
+                break
+            node = node.child(said.tokens[0])
+        return node
 
     def window(self) -> Window:
         return self._growth.window()

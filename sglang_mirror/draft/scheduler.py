@@ -153,12 +153,13 @@ class Scheduler:
         end_s = time.monotonic()
         num_rows = sum(len(each.segment.tokens) for each in work)
         num_prompt_rows = 0
-        for each, candidates in zip(work, results, strict=True):
+        for each, said in zip(work, results, strict=True):
             prompt_rows = each.session.num_prompt_rows(each.segment)
             num_prompt_rows += prompt_rows
             share = (len(each.segment.tokens) - prompt_rows) / num_rows
             each.target.busy_ms += share * (end_s - start_s) * 1000
             kept = each.target.settings.kappa + 1
-            for node, found in zip(each.nodes, candidates, strict=True):
-                node.candidates = found if kept == num_candidates else found.without((), kept)
+            for node, found in zip(each.nodes, said, strict=True):
+                node.candidates = found.next if kept == num_candidates else found.next.without((), kept)
+                node.ahead = found.ahead
         self._trace.forward(start_s, end_s, len(work), num_rows - num_prompt_rows, num_prompt_rows)

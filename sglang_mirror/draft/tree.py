@@ -24,10 +24,11 @@ class Node:
         slot: where its KV is; NOT_COMPUTED until a forward has had it.
         seen: the tree slots it attends to, its own included: bit i stands for slot `base + i`.
         candidates: the draft's next tokens after it, once computed and asked for.
+        ahead: of a streaming draft, its candidates for the tokens after the next, one a stream.
         children: by token.
     """
 
-    __slots__ = ("candidates", "children", "parent", "position", "seen", "slot", "token")
+    __slots__ = ("ahead", "candidates", "children", "parent", "position", "seen", "slot", "token")
 
     def __init__(self, token: int, parent: Node | None, position: int) -> None:
         self.token = token
@@ -36,6 +37,7 @@ class Node:
         self.slot = NOT_COMPUTED
         self.seen = 0
         self.candidates: Candidates | None = None
+        self.ahead: tuple[Candidates, ...] = ()
         self.children: dict[int, Node] = {}
 
     @property

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sglang_mirror.errors import MirrorError
-from sglang_mirror.train.streams import ENTRY, WEIGHT, Streams
+from sglang_mirror.train.streams import ENTRY, FILE, WEIGHT, Streams
 from sglang_mirror.train.trainer import Loss
 
 STREAM_WEIGHT = 0.1  # of each stream's loss beside the main one's, as published
@@ -109,8 +109,9 @@ def save_streaming(student: StreamingModel, source: Path, folder: Path, card: st
         for name, weight in student.model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
-    weights[WEIGHT] = student.streams.embeddings.detach().to(dtype).contiguous()
     save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    embeddings = student.streams.embeddings.detach().to(dtype).contiguous()
+    save_file({WEIGHT: embeddings}, partial / FILE, {"format": "pt"})
     config[ENTRY] = {"count": student.streams.count, "layers": student.streams.num_layers}
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(card, encoding="utf-8")
@@ -133,15 +134,15 @@ def load_streaming(folder: Path) -> StreamingModel:
     entry = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(ENTRY)
     if entry is None:
         raise MirrorError(f"{folder}: no streaming draft, its config.json has no {ENTRY}")
-    embeddings = load_file(folder / "model.safetensors").get(WEIGHT)
+    if not (folder / FILE).is_file():
+        raise MirrorError(f"{folder}: its config promises {entry['count']} streams, and there is no {FILE}")
+    embeddings = load_file(folder / FILE)[WEIGHT]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     student = StreamingModel(model, count=entry["count"], num_layers=entry["layers"])
     wanted = tuple(student.streams.embeddings.shape)
-    if embeddings is None or tuple(embeddings.shape) != wanted:
-        found = "none" if embeddings is None else str(tuple(embeddings.shape))
-        raise MirrorError(
-            f"{folder}: {entry['count']} streams need {WEIGHT} of shape {wanted}, found {found}"
-        )
+    if tuple(embeddings.shape) != wanted:
+        found = tuple(embeddings.shape)
+        raise MirrorError(f"{folder}: {entry['count']} streams need embeddings {wanted}, found {found}")
     with torch.no_grad():
         student.streams.embeddings.copy_(embeddings.float())
     student.eval()

@@ -21,8 +21,8 @@ from sglang_mirror.errors import MirrorError
 from sglang_mirror.train.attention import causal_blocks
 
 NAME = "streams"  # of the attention, as transformers knows it
-# In a streaming model's config.json; its embeddings are a tensor of this name among its weights.
-ENTRY, WEIGHT = "mirror_streams", "streams.embeddings"
+# Under these names in config.json, beside the model's weights, and in that file.
+ENTRY, FILE, WEIGHT = "mirror_streams", "mirror_streams.safetensors", "embeddings"
 INITIAL_SCALE = 0.02
 
 

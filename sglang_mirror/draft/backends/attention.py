@@ -26,6 +26,7 @@ class _Part:
     start: int
     num_slots: int
     cache: TensorCache
+    wanted: list[int]  # of its rows, from 0
     mask: torch.Tensor | None  # [n, num_slots], 0 or HIDDEN; None if a single row sees everything
     windowed: torch.Tensor | None  # the same under the sliding window, where that hides anything
 
@@ -61,7 +62,9 @@ class TreeAttention:
             mask = _mask(segment, dtype, device)
             windowed = _windowed(segment, cache, mask, sliding_window)
             num_slots = segment.start + len(segment.tokens)
-            self._parts.append(_Part(first, last, segment.start, num_slots, cache, mask, windowed))
+            self._parts.append(
+                _Part(first, last, segment.start, num_slots, cache, list(segment.wanted), mask, windowed)
+            )
             first = last
 
     def __call__(
@@ -100,6 +103,57 @@ class TreeAttention:
             rows = query.narrow(1, part.first, num_rows)
             outputs.append(_attend(rows, keys, values, mask, scale=scale, softcap=softcap).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def streams(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scale: float,
+        sliding: bool = False,
+    ) -> torch.Tensor:
+        """Attend for the streams of the wanted rows, whose layer `layer` has been called for the main rows.
+
+        A stream sees what its row sees, the streams of that row before it, and itself; nothing is kept.
+
+        Args:
+            layer: whose KV is seen.
+            query: [heads, w * count, head dim], row by row.
+            key: likewise, of the KV heads.
+            value: likewise.
+            scale: of the scores.
+            sliding: whether this layer sees only its sliding window.
+
+        Returns:
+            [w * count, heads, head dim].
+        """
+        count = query.shape[1] // sum(len(part.wanted) for part in self._parts)
+        outputs, first = [], 0
+        for part in self._parts:
+            num_rows = len(part.wanted) * count
+            if not num_rows:
+                continue
+            ours = [each.narrow(1, first, num_rows) for each in (query, key, value)]
+            first += num_rows
+            keys = torch.cat((part.cache.keys[layer].narrow(1, 0, part.num_slots), ours[1]), 1)
+            values = torch.cat((part.cache.values[layer].narrow(1, 0, part.num_slots), ours[2]), 1)
+            mask = part.windowed if sliding and part.windowed is not None else part.mask
+            seen = _stream_mask(part, mask, count, query)
+            outputs.append(_attend(ours[0], keys, values, seen, scale=scale, softcap=None).transpose(0, 1))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _stream_mask(part: _Part, mask: torch.Tensor | None, count: int, like: torch.Tensor) -> torch.Tensor:
+    """[w * count, num_slots + w * count]: 0 where a stream sees, HIDDEN where not."""
+    num_wanted = len(part.wanted)
+    text = like.new_zeros(num_wanted, part.num_slots) if mask is None else mask[part.wanted]
+    block = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
+    own = like.new_full((num_wanted, count, num_wanted, count), HIDDEN)
+    places = torch.arange(num_wanted, device=like.device)
+    own[places, :, places, :] = block
+    return torch.cat((text.repeat_interleave(count, 0), own.flatten(2).flatten(0, 1)), 1)
 
 
 def _attend(

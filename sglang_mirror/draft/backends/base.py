@@ -39,6 +39,19 @@ class Segment:
     wanted: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the draft says after one row.
+
+    Attributes:
+        next: candidates for the next token.
+        ahead: of a streaming draft, for the token after that, and so on, one a stream.
+    """
+
+    next: Candidates
+    ahead: tuple[Candidates, ...] = ()
+
+
 class Backend(Protocol):
     """A draft model.
 
@@ -57,7 +70,7 @@ class Backend(Protocol):
     def new_cache(self) -> Cache:
         """An empty cache for one request; freed when the last reference goes."""
 
-    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         """Compute all rows at once and write their KV.
 
         Args:
@@ -65,5 +78,5 @@ class Backend(Protocol):
             num_candidates: most probable tokens to return for each wanted row.
 
         Returns:
-            for each segment, the candidates of its wanted rows.
+            for each segment, what is said after its wanted rows.
         """

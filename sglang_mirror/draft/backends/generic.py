@@ -19,6 +19,8 @@ class GenericModel:
         model: from `AutoModelForCausalLM`; switched to our attention.
     """
 
+    num_streams = 0
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._attention: TreeAttention | None = None

@@ -6,6 +6,8 @@ with rotary embedding, optional biases and optional norms of q and k, RMSNorm, S
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +32,19 @@ def suits(model: Any) -> bool:
         and config.hidden_act == "silu"
         and config.rope_parameters.get("rope_type", "default") in ROPE_TYPES
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWeights:
+    """What a streaming draft has besides its model (see `train.streams`).
+
+    Attributes:
+        embeddings: what makes a stream of the main stream's state, [count, width].
+        num_layers: top layers that the streams run through.
+    """
+
+    embeddings: torch.Tensor
+    num_layers: int
 
 
 class _Layer:
@@ -63,9 +78,10 @@ class LlamaLoop:
 
     Args:
         model: from `AutoModelForCausalLM`; its weights are shared or copied, it is not needed afterwards.
+        streams: lookahead streams, of a streaming draft.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, streams: StreamWeights | None = None) -> None:
         config, inner = model.config, model.model
         self._head_dim: int = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
@@ -77,27 +93,58 @@ class LlamaLoop:
         self._layers = [_Layer(layer, self._head_dim) for layer in inner.layers]
         self._rotary = inner.rotary_emb
         self._table = self._rope_table(FIRST_POSITIONS)
+        self._streams = streams
+        self.num_streams = len(streams.embeddings) if streams else 0
 
     def logits(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+        """As `TreeModel.logits`."""
         hidden = F.embedding(tokens, self._embedding)  # [rows, width]
-        width = (hidden.shape[1],)
-        while attention.last_position >= self._table.shape[0]:
+        while attention.last_position + self.num_streams >= self._table.shape[0]:
             self._table = self._rope_table(2 * self._table.shape[0])
         rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
-        cos, sin = rope[:, 0], rope[:, 1]
+        first_with_streams = len(self._layers) - (self._streams.num_layers if self._streams else 0)
+        ahead = ahead_rope = None
         for index, layer in enumerate(self._layers):
-            normed = F.rms_norm(hidden, width, layer.input_norm, self._eps)
-            attended = self._attend(index, normed, cos=cos, sin=sin, attention=attention)
-            hidden = layer.o.added_to(hidden, attended)
-            normed = F.rms_norm(hidden, width, layer.mlp_norm, self._eps)
-            gate, up = layer.gate_up(normed).chunk(2, -1)
-            hidden = layer.down.added_to(hidden, F.silu(gate).mul_(up))
+            if index == first_with_streams and wanted.shape[0]:
+                ahead, ahead_rope = self._begin_streams(hidden.index_select(0, wanted), positions[wanted])
+            hidden = self._block(index, layer, hidden, rope, attention)
+            if ahead is not None:
+                ahead = self._block(index, layer, ahead, ahead_rope, attention.streams)
         if wanted.shape[0] != hidden.shape[0]:
             hidden = hidden.index_select(0, wanted)
-        return self._head(F.rms_norm(hidden, width, self._norm, self._eps))
+        if ahead is None:
+            return self._head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
+        rows = torch.cat((hidden[:, None], ahead.unflatten(0, (-1, self.num_streams))), 1).flatten(0, 1)
+        logits = self._head(F.rms_norm(rows, rows.shape[-1:], self._norm, self._eps))
+        return logits.unflatten(0, (-1, 1 + self.num_streams))
+
+    def _begin_streams(
+        self, main: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of wanted rows [w, width] and their positions [w]: the streams' rows and their rope, w * count."""
+        assert self._streams is not None
+        rows = main[:, None] + self._streams.embeddings  # [w, count, width]
+        places = positions[:, None] + torch.arange(1, self.num_streams + 1, device=positions.device)
+        return rows.flatten(0, 1), self._table.index_select(0, places.flatten())
+
+    def _block(
+        self,
+        index: int,
+        layer: _Layer,
+        hidden: torch.Tensor,
+        rope: Any,
+        attention: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        """[rows, width] -> [rows, width]"""
+        width = hidden.shape[-1:]
+        normed = F.rms_norm(hidden, width, layer.input_norm, self._eps)
+        attended = self._attend(index, normed, cos=rope[:, 0], sin=rope[:, 1], attention=attention)
+        hidden = layer.o.added_to(hidden, attended)
+        normed = F.rms_norm(hidden, width, layer.mlp_norm, self._eps)
+        gate, up = layer.gate_up(normed).chunk(2, -1)
+        return layer.down.added_to(hidden, F.silu(gate).mul_(up))
 
     def _attend(
         self,
@@ -106,7 +153,7 @@ class LlamaLoop:
         *,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        attention: TreeAttention,
+        attention: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
         """[rows, width] -> [rows, heads * head dim]"""
         layer = self._layers[index]

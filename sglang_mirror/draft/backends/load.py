@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop, suits
 from sglang_mirror.draft.backends.self_check import deviation, reference
-from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror.draft.backends.streams import read_streams
+from sglang_mirror.draft.backends.torch_backend import TorchBackend, TreeModel
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
@@ -40,20 +42,28 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBac
     try:
         expected = reference(loaded)
         num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
+        streams = read_streams(model, loaded)
     except _MISFITS as error:
         raise _refusal(model, f"its own forward fails: {error}") from error
     reasons = []
-    for runner in (LlamaLoop, GenericModel) if suits(loaded) else (GenericModel,):
+    runners: dict[str, Callable[[], TreeModel]] = {"GenericModel": lambda: GenericModel(loaded)}
+    if suits(loaded):
+        runners = {"LlamaLoop": lambda: LlamaLoop(loaded, streams), **runners}
+    if streams is not None:
+        del runners["GenericModel"]
+        if not runners:
+            raise _refusal(model, "streams run in models of Llama's kind only")
+    for name, runner in runners.items():
         try:
-            backend = TorchBackend(loaded, model, runner(loaded), num_tokens=num_tokens)
+            backend = TorchBackend(loaded, model, runner(), num_tokens=num_tokens)
             off = deviation(backend, expected)
         except _MISFITS as error:
-            reasons.append(f"{runner.__name__}: {type(error).__name__}: {error}")
+            reasons.append(f"{name}: {type(error).__name__}: {error}")
             continue
         if off <= expected.tolerance:
-            logger.info("%s runs in %s, off by %.1e", model, runner.__name__, off)
+            logger.info("%s runs in %s, off by %.1e", model, name, off)
             return backend
-        reasons.append(f"{runner.__name__}: logits off by {off:.3f} of their norm")
+        reasons.append(f"{name}: logits off by {off:.3f} of their norm")
     raise _refusal(model, "; ".join(reasons))
 
 

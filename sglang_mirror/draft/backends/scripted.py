@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 from sglang_mirror.core.roots import Candidates
-from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.draft.backends.base import Said, Segment
 from sglang_mirror.errors import SettingsError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 
@@ -54,22 +54,29 @@ class ScriptedBackend:
         vocab_size: token ids are below it.
         max_len: tokens that a request may have.
         faults: what goes wrong.
+        ahead: what its streams say after a prefix, if it has any.
     """
 
     def __init__(
-        self, script: Script, *, vocab_size: int = 4096, max_len: int = 1 << 20, faults: Faults | None = None
+        self,
+        script: Script,
+        *,
+        vocab_size: int = 4096,
+        max_len: int = 1 << 20,
+        faults: Faults | None = None,
+        ahead: Callable[[Sequence[int], int], tuple[Candidates, ...]] = lambda _prefix, _count: (),
     ) -> None:
         self.name, self.device = "scripted", "cpu"
         self.vocab_size, self.max_len = vocab_size, max_len
         self.num_forwards = 0
         self.num_rows = 0
-        self._script = script
+        self._script, self._ahead = script, ahead
         self._faults = faults or Faults()
 
     def new_cache(self) -> ScriptedCache:
         return ScriptedCache()
 
-    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         """As `Backend.forward`; asserts that rows see what they should and nothing is computed twice."""
         self.num_forwards += 1
         self._misbehave()
@@ -83,7 +90,7 @@ class ScriptedBackend:
         while faults.hang_after and self.num_forwards > faults.hang_after:
             time.sleep(1.0)
 
-    def _answer(self, segment: Segment, num_candidates: int) -> list[Candidates]:
+    def _answer(self, segment: Segment, num_candidates: int) -> list[Said]:
         cache = segment.cache
         assert isinstance(cache, ScriptedCache)
         cache.tokens[segment.start :] = segment.tokens
@@ -96,7 +103,11 @@ class ScriptedBackend:
             assert hash(prefix) not in cache.computed, "computed twice"
             cache.computed.add(hash(prefix))
         self.num_rows += len(prefixes)
-        return [self._script(prefixes[row], num_candidates) for row in segment.wanted]
+        wanted = [prefixes[row] for row in segment.wanted]
+        return [
+            Said(self._script(prefix, num_candidates), self._ahead(prefix, num_candidates))
+            for prefix in wanted
+        ]
 
 
 def _seen(tokens: Sequence[int], bits: int) -> list[int]:

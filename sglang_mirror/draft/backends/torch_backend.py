@@ -9,17 +9,27 @@ import torch
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.attention import TreeAttention
-from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.draft.backends.base import Said, Segment
 from sglang_mirror.draft.backends.kv_cache import KVShape, TensorCache
 
 
 class TreeModel(Protocol):
-    """A way to run a model's layers."""
+    """A way to run a model's layers.
+
+    Attributes:
+        num_streams: lookahead streams; 0 of a plain draft.
+    """
+
+    num_streams: int
 
     def logits(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+        """Logits of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows].
+
+        Returns:
+            [w, V], of a streaming draft [w, 1 + num_streams, V], the main stream's first.
+        """
 
 
 class TorchBackend:
@@ -55,7 +65,7 @@ class TorchBackend:
         return TensorCache(self._shape)
 
     def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written."""
+        """Logits of all wanted rows, segment by segment, as `TreeModel.logits`; every row's KV is written."""
         device = self._shape.device
         tokens: list[int] = []
         positions: list[int] = []
@@ -72,14 +82,18 @@ class TorchBackend:
             last = torch.tensor(wanted, dtype=torch.long, device=device)
             return self._runner.logits(rows[0], rows[1], attention, last)
 
-    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Candidates]]:
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         with torch.inference_mode():
-            logits = self.logits(segments)[:, : self._num_tokens]
+            logits = self.logits(segments)[..., : self._num_tokens].flatten(0, -2)
             count = min(num_candidates, self._num_tokens)
             tokens, logprobs = _most_probable(torch.log_softmax(logits, -1, dtype=torch.float32), count)
         pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
         found = iter([Candidates(tuple(ids), tuple(values)) for ids, values in pairs])
-        return [[next(found) for _ in segment.wanted] for segment in segments]
+        num_streams = self._runner.num_streams
+        return [
+            [Said(next(found), tuple(next(found) for _ in range(num_streams))) for _ in segment.wanted]
+            for segment in segments
+        ]
 
 
 def _most_probable(logprobs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

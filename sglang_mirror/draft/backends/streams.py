@@ -1,0 +1,43 @@
+"""The lookahead streams of a streaming draft, as `train.streaming` writes them into a model's folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_mirror.draft.backends.llama_loop import StreamWeights
+from sglang_mirror.errors import DraftError
+
+# Under these names in config.json, beside the model's weights, and in that file.
+ENTRY, FILE, WEIGHT = "mirror_streams", "mirror_streams.safetensors", "embeddings"
+
+
+def read_streams(model: str, loaded: Any) -> StreamWeights | None:
+    """The streams of a model that has any.
+
+    Args:
+        model: its folder or hub name.
+        loaded: the model in transformers.
+
+    Raises:
+        DraftError: its config promises streams that its weights do not have.
+    """
+    entry = getattr(loaded.config, ENTRY, None)
+    if entry is None:
+        return None
+    from safetensors.torch import load_file  # noqa: PLC0415 - with the model only
+    from transformers.utils import cached_file  # noqa: PLC0415
+
+    count, num_layers = int(entry["count"]), int(entry["layers"])
+    wanted = (count, int(loaded.config.hidden_size))
+    file = cached_file(model, FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        raise DraftError(f"--model {model}: its config promises {count} streams, and there is no {FILE}")
+    found = load_file(file)[WEIGHT]
+    if tuple(found.shape) != wanted:
+        shape = str(tuple(found.shape))
+        raise DraftError(f"--model {model}: {count} streams need embeddings {wanted}, found {shape}")
+    most = int(loaded.config.num_hidden_layers)
+    if not 1 <= num_layers <= most:
+        raise DraftError(f"--model {model}: streams in {num_layers} layers, the model has {most}")
+    parameter = next(loaded.parameters())
+    return StreamWeights(found.to(parameter.device, parameter.dtype), num_layers)

@@ -1,0 +1,151 @@
+"""A streaming draft: the loop computes what its training did, and windows cost fewer forwards."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from sglang_mirror.bench.pair import embedded_pair
+from sglang_mirror.core.agreement import Agreement
+from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.core.roots import Candidates
+from sglang_mirror.draft.backends.base import Segment
+from sglang_mirror.draft.backends.load import load_torch
+from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
+from sglang_mirror.draft.backends.streams import FILE
+from sglang_mirror.draft.growing import Growing
+from sglang_mirror.draft.tree import Node
+from sglang_mirror.errors import DraftError
+from sglang_mirror.protocol.messages import Branches, FreshWindow, Open, Stamp
+from sglang_mirror.train.shapes import draft_config
+from sglang_mirror.train.start import start_model
+from sglang_mirror.train.streaming import StreamingModel, load_streaming, save_streaming
+from tests.draft.draft_playing import Player, hello
+
+VOCAB, COUNT = 61, 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded draft with streams that were never trained: large enough to matter."""
+    source, folder = embedded_pair().draft, tmp_path_factory.mktemp("streaming") / "draft"
+    student = StreamingModel(start_model(source.parent, "draft", draft_config()), count=COUNT, num_layers=1)
+    with torch.no_grad():
+        student.streams.embeddings *= 20
+    save_streaming(student, source, folder, "")
+    return folder
+
+
+def test_the_loop_is_what_was_trained(folder: Path) -> None:
+    """On a tree with forks, in the middle of a text, two requests in one forward."""
+    backend = load_torch(str(folder), device="cpu", dtype="float32", threads=1)
+    trained = load_streaming(folder)
+    rng = random.Random(4)
+    texts = [[rng.randrange(4096) for _ in range(length)] for length in (9, 14)]
+    segments, paths = [], []
+    for text in texts:
+        cache = backend.new_cache()
+        first = len(text) - 1
+        seen = [(2 << row) - 1 for row in range(first)]
+        backend.logits([Segment(cache, text[:first], range(first), 0, 0, seen, ())])
+        # root, its children a and b, a's child c
+        a, b, c = (rng.randrange(4096) for _ in range(3))
+        tokens, places = [text[-1], a, b, c], [first, first + 1, first + 1, first + 2]
+        segments.append(Segment(cache, tokens, places, first, first, [1, 3, 5, 11], [0, 1, 3]))
+        paths += [text, [*text, a], [*text, a, c]]
+    found = backend.logits(segments)
+    for row, path in enumerate(paths):
+        with torch.inference_mode():
+            wanted = trained(torch.tensor([path]))[0, :, -1]
+        torch.testing.assert_close(found[row], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    for entry, said in (
+        ({"count": 3, "layers": 1}, "3 streams need"),
+        ({"count": COUNT, "layers": 4}, "the model has 2"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "mirror_streams": entry}))
+        with pytest.raises(DraftError, match=said):
+            load_torch(str(tmp_path), device="cpu", dtype="float32", threads=1)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(DraftError, match="promises"):
+        load_torch(str(tmp_path), device="cpu", dtype="float32", threads=1)
+
+
+SCRIPT = hash_script(VOCAB, order=3)
+
+
+def ahead(wrong: int) -> object:
+    """Streams that say what the script would, but err after texts whose sum is a multiple of `wrong`."""
+
+    def say(prefix: Sequence[int], count: int) -> tuple[Candidates, ...]:
+        path, said = list(prefix), []
+        for _ in range(COUNT):
+            path.append(SCRIPT(path, 1).tokens[0])
+            found = SCRIPT(path, count)
+            if sum(prefix) % wrong == 0:
+                found = Candidates(tuple((token + 1) % VOCAB for token in found.tokens), found.logprobs)
+            said.append(found)
+        return tuple(said)
+
+    return say
+
+
+def window_of(backend: ScriptedBackend, gamma: int) -> tuple[tuple[int, ...], int]:
+    """The first window of a request, and the forwards that it took."""
+    player = Player(backend)
+    player.greet(b"t", hello(gamma=gamma, roots="none"))
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6]
+    player.say(b"t", Open(Stamp(0, 0, len(prompt)), "r", tuple(prompt), True))
+    player.settle()
+    [fresh] = [message for message in player.take(b"t") if isinstance(message, FreshWindow)]
+    return fresh.tokens, backend.num_forwards
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 7, 8])
+def test_right_guesses_save_forwards_and_change_nothing(gamma: int) -> None:
+    plainly, forwards = window_of(ScriptedBackend(SCRIPT, vocab_size=VOCAB), gamma)
+    streamed, fewer = window_of(ScriptedBackend(SCRIPT, vocab_size=VOCAB, ahead=ahead(10**9)), gamma)  # type: ignore[arg-type]
+    assert streamed == plainly
+    assert forwards == gamma
+    assert fewer == -(-gamma // (COUNT + 1))
+
+
+def test_wrong_guesses_cost_no_more_and_only_the_last_tokens() -> None:
+    gamma = 7
+    plainly, _ = window_of(ScriptedBackend(SCRIPT, vocab_size=VOCAB), gamma)
+    streamed, forwards = window_of(ScriptedBackend(SCRIPT, vocab_size=VOCAB, ahead=ahead(1)), gamma)  # type: ignore[arg-type]
+    assert streamed[: gamma - COUNT] == plainly[: gamma - COUNT]
+    assert forwards == gamma - COUNT
+
+
+def test_branches_come_too() -> None:
+    player = Player(ScriptedBackend(SCRIPT, vocab_size=VOCAB, ahead=ahead(3)))  # type: ignore[arg-type]
+    player.greet(b"t", hello(gamma=5, topk=2, nodes=8, roots="draft", budget=6))
+    player.say(b"t", Open(Stamp(0, 0, 3), "r", (1, 2, 3), True))
+    player.settle()
+    said = player.take(b"t")
+    branches = [each for message in said if isinstance(message, Branches) for each in message.branches]
+    assert len({(each.node, each.token) for each in branches}) == 6
+    assert max(len(each.tokens) for each in branches) == 7
+
+
+def test_guesses_of_a_growing_window() -> None:
+    root = Node(7, None, 0)
+    growing = Growing(root, WindowShape.chain(5), Agreement())
+    root.candidates = Candidates((1, 2), (-0.1, -3.0))
+    root.ahead = (Candidates((4,), (-0.2,)), Candidates((5,), (-0.3,)))
+    assert not growing.extend()
+    [tip] = growing.tips()
+    assert (tip.token, tip.position) == (5, 3)
+    assert tip.parent is not None
+    assert tip.parent.token == 4
