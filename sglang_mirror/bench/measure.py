@@ -158,7 +158,7 @@ def _overlap(runs: Sequence[Run]) -> dict[str, Any]:
 
     steps, batches, cycles = total("steps"), total("batches"), total("cycles")
     if not steps:
-        return {"hit_rate": None, "hidden_fraction": None, "step_ms": None}
+        return dict.fromkeys(("hit_rate", "hidden_fraction", "step_ms", "draft_forwards"))
     hits = {source: total(f"hits.{source}") / steps for source in ("exit", "draft")}
     waited, busy = total("waited_ms"), total("busy_ms")
     parts = {
@@ -170,6 +170,7 @@ def _overlap(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "hit_rate": {"all": sum(hits.values()), **hits},
         "hidden_fraction": max(0.0, 1 - waited / busy) if busy else None,
+        "draft_forwards": total("draft_forwards") / max(total("draft_windows"), 1),
         "step_ms": _with_host(parts, total("cycle_ms") / cycles if cycles else sum(parts.values())),
     }
 

@@ -22,12 +22,15 @@ class Growing:
         root: the node.
         shape: bounds of the window.
         agreement: how often the target agrees with the draft.
+
+    Attributes:
+        forwards: that it has grown by.
     """
 
-    __slots__ = ("_growth", "_known", "shape")
+    __slots__ = ("_growth", "_known", "forwards", "shape")
 
     def __init__(self, root: Node, shape: WindowShape, agreement: Agreement) -> None:
-        self.shape = shape
+        self.shape, self.forwards = shape, 0
         self._growth = Growth(root.token, shape, agreement)
         self._known = [root]  # by the growth's numbers
 
@@ -56,11 +59,13 @@ class Growing:
     def extend(self) -> bool:
         """Take in what has been computed since; whether it is complete."""
         growth, known = self._growth, self._known
+        before = len(known)
         while ready := [number for number in growth.open if known[number].candidates is not None]:
             node = known[ready[0]]
             assert node.candidates is not None
             growth.expand(ready[0], node.candidates)
             self._know(node)
+        self.forwards += len(known) > before
         if growth.open and all(self._can_be_guessed(number) for number in growth.open):
             self._guess_the_rest()
         return growth.complete

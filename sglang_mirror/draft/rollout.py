@@ -131,19 +131,22 @@ class Rollout:
             if said is not None:
                 learn(agreement, self.window.window(), said, committed)
 
-    def advance(self) -> None:
-        """Take in what has been computed: the window grows, roots are chosen, branches grow."""
-        if not self.window.extend():
-            return
+    def advance(self) -> list[Growing]:
+        """Take in what has been computed: the window grows, roots are chosen, branches grow.
+
+        Returns:
+            what has come to its end with it.
+        """
+        ended = _extended([self.window])
+        if not self.window.complete:
+            return ended
         if self._by_draft is None and self._first:
             self._by_draft = chances(self.window.window(), self._own_candidates(), self._agreements.draft)
         if self._by_draft is not None and not self._chosen[1]:
             self._choose_from_own(self._by_draft)
         if self._chosen[1] and self._signal is not None and not self._chosen[2]:
             self._choose_from_signal(self._signal)
-        for branch in self.branches.values():
-            if not branch.finished:
-                branch.growing.extend()
+        return ended + _extended([branch.growing for branch in self.branches.values()])
 
     def window_tips(self) -> list[Node]:
         """The nodes to compute next for the window itself: to let it grow, then for roots at its leaves."""
@@ -242,6 +245,12 @@ class Rollout:
             if rank + rivals >= self._first:
                 break
             self._start(root.node, root.token, "draft")
+
+
+def _extended(windows: Sequence[Growing | Standing]) -> list[Growing]:
+    """Let those that are not at their end grow; those that then are."""
+    growing = [window for window in windows if isinstance(window, Growing) and not window.complete]
+    return [window for window in growing if window.extend()]
 
 
 def _at_least(margin: float, most: int) -> int:

@@ -121,7 +121,7 @@ class DraftService:
                 del self._targets[target.identity]
                 continue
             if now_s >= target.next_beat_s:
-                self._say(target.identity, Beat(len(target.sessions), target.busy_ms))
+                self._say(target.identity, Beat(len(target.sessions), target.work))
                 target.next_beat_s = now_s + target.beat_s
             next_s = min(next_s, target.next_beat_s)
         return next_s
@@ -222,7 +222,8 @@ class DraftService:
         return ""
 
     def _tell(self, target: Target, session: Session) -> None:
-        for message in session.advance(target.busy_ms):
+        target.count(session.advance())
+        for message in session.messages(target.work):
             self._say(target.identity, message)
 
     def _fail(self, target: Target, stamp: Stamp, reason: str) -> None:

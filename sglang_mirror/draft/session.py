@@ -17,6 +17,7 @@ from sglang_mirror.protocol.messages import (
     Message,
     Outcome,
     Stamp,
+    Work,
 )
 
 # Committed tokens that are computed along with a rollout; more of them are a prefill, in chunks.
@@ -97,20 +98,23 @@ class Session:
         pairs = zip(said.tokens, said.logprobs, strict=True)
         self._rollout.signal([_known(tokens, logprobs, vocab_size) for tokens, logprobs in pairs])
 
-    def advance(self, busy_ms: float) -> list[Message]:
-        """Take in what has been computed; what there is to say to the target now."""
+    def advance(self) -> list[Growing]:
+        """Take in what has been computed; the windows that have come to their end with it."""
+        return self._rollout.advance()
+
+    def messages(self, work: Work) -> list[Message]:
+        """What there is to say to the target now."""
         rollout = self._rollout
-        rollout.advance()
         if self._quiet:
             return []
         said: list[Message] = []
         if self.awaited and rollout.window.complete:
             self.awaited = False
             window = rollout.window.window()
-            said.append(FreshWindow(self.stamp, window.tokens[1:], window.parents[1:], busy_ms))
+            said.append(FreshWindow(self.stamp, window.tokens[1:], window.parents[1:], work))
         branches, phase = rollout.take_due()
         if branches or phase:
-            said.append(Branches(self.stamp, branches, phase, busy_ms))
+            said.append(Branches(self.stamp, branches, phase, work))
         return said
 
     @property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from sglang_mirror.draft.growing import Growing
 from sglang_mirror.draft.rollout import RolloutSettings
 from sglang_mirror.draft.session import Session
+from sglang_mirror.protocol.messages import Work
 
 
 @dataclass(slots=True)
@@ -21,6 +24,8 @@ class Target:
         next_beat_s: when the next beat is due.
         sessions: its open requests.
         busy_ms: time spent on its rollouts so far; a shared forward's time is shared by rows.
+        windows: windows and branches rolled out to their end.
+        forwards: that these took, one after another.
     """
 
     identity: bytes
@@ -31,3 +36,15 @@ class Target:
     next_beat_s: float
     sessions: dict[int, Session] = field(default_factory=dict)
     busy_ms: float = 0.0
+    windows: int = 0
+    forwards: int = 0
+
+    @property
+    def work(self) -> Work:
+        return Work(self.busy_ms, self.windows, self.forwards)
+
+    def count(self, finished: Iterable[Growing]) -> None:
+        """These windows have come to their end."""
+        for window in finished:
+            self.windows += 1
+            self.forwards += window.forwards

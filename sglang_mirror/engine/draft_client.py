@@ -244,7 +244,9 @@ class DraftClient:
     def _handle(self, message: FromDraft) -> None:
         self._liveness.heard(time.monotonic())
         if isinstance(message, FreshWindow | Branches | Beat):
-            self.counters.busy_ms = message.busy_ms
+            work = message.work
+            self.counters.busy_ms = work.busy_ms
+            self.counters.draft_windows, self.counters.draft_forwards = work.windows, work.forwards
         try:
             match message:
                 case FreshWindow():

@@ -23,6 +23,8 @@ class Counters:
         stale_branches: branches that came after their outcome was known.
         waited_ms: how long the target waited for windows.
         busy_ms: how long the draft computed rollouts.
+        draft_windows: windows and branches that the draft rolled out to their end.
+        draft_forwards: forwards that these took, one after another.
         verify_ms: how long the target verified, without the two that follow.
         exit_ms: how long reading the early exit took: norm, head and top-k, as the host sees it.
         rendezvous_ms: how long sending signals, looking outcomes up and committing them took.
@@ -43,6 +45,8 @@ class Counters:
     stale_branches: int = 0
     waited_ms: float = 0.0
     busy_ms: float = 0.0
+    draft_windows: int = 0
+    draft_forwards: int = 0
     verify_ms: float = 0.0
     exit_ms: float = 0.0
     rendezvous_ms: float = 0.0

@@ -126,6 +126,20 @@ class Close(Message, frozen=True, tag="close"):
 # ---- draft to target
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """What a draft has done for a target since its Hello.
+
+    Attributes:
+        busy_ms: time in rollouts; a shared forward's time is shared by rows.
+        windows: windows and branches rolled out to their end.
+        forwards: forwards that these took, one after another; the root's own is among them.
+    """
+
+    busy_ms: float
+    windows: int
+    forwards: int
+
+
 class Ready(Message, frozen=True, tag="ready"):
     """The answer to Hello: the draft serves this target.
 
@@ -157,13 +171,13 @@ class FreshWindow(Message, frozen=True, tag="window"):
     Attributes:
         tokens: draft tokens, [n - 1].
         parents: their parents; node i + 1 carries tokens[i]. [n - 1]
-        busy_ms: how long this draft has computed rollouts for this target so far.
+        work: of this draft for this target so far.
     """
 
     stamp: Stamp
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
-    busy_ms: float
+    work: Work
 
 
 class RolledOut(msgspec.Struct, frozen=True, array_like=True):
@@ -184,13 +198,13 @@ class Branches(Message, frozen=True, tag="branches"):
 
     Attributes:
         phase: the last phase (1 draft's logits, 2 exit's) whose branches have now all been sent; 0 if none.
-        busy_ms: how long this draft has computed rollouts for this target so far.
+        work: of this draft for this target so far.
     """
 
     stamp: Stamp
     branches: tuple[RolledOut, ...]
     phase: int
-    busy_ms: float
+    work: Work
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -205,11 +219,11 @@ class Beat(Message, frozen=True, tag="beat"):
 
     Attributes:
         requests: requests it holds for this target.
-        busy_ms: how long it has computed rollouts for this target so far.
+        work: of it for this target so far.
     """
 
     requests: int
-    busy_ms: float
+    work: Work
 
 
 FromTarget = Hello | Open | Commit | Signal | Close

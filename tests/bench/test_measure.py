@@ -52,10 +52,12 @@ def test_a_prefills_token_is_no_step_s() -> None:
 def test_what_mirror_counted() -> None:
     report = {"steps": 4, "batches": 4, "hits": {"exit": 1, "draft": 2}, "verify_ms": 8.0, "waited_ms": 1.0}
     times = {"busy_ms": 4.0, "rendezvous_ms": 2.0, "exit_ms": 1.0, "cycles": 3, "cycle_ms": 12.0}
+    times |= {"draft_windows": 6, "draft_forwards": 21}
     grown = counters({**report, **times, "draft": "ready"})
     found = result("mirror", [Run(run(answer(9, 1.0)).laps, grown)], {})
     assert found["hit_rate"] == {"all": 0.75, "exit": 0.25, "draft": 0.5}
     assert found["hidden_fraction"] == 0.75
+    assert found["draft_forwards"] == 3.5
     parts = {"target": 2.0, "exit": 0.25, "draft_exposed": 0.25, "rendezvous": 0.5}
     assert found["step_ms"] == {**parts, "host": 1.0, "wall": 4.0}
 

@@ -131,7 +131,7 @@ def test_serves_and_ends_cleanly(start: Start, model: str, tmp_path: Path) -> No
 def test_refuses_another_vocabulary(start: Start) -> None:
     _, endpoint = start(backend="scripted")
     with TargetChannel(endpoint) as channel:
-        answer = greet(channel, hello(vocabulary="another", topk=2))
+        answer = greet(channel, hello(vocabulary="another", topk=9))
         assert isinstance(answer, Refused)
         assert len(answer.reasons) == 2
         assert "another" in answer.reasons[0]

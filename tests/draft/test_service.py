@@ -55,7 +55,8 @@ def kinds(messages: list[Message]) -> list[str]:
     [
         (hello(version=9), [f"speaks 9, the draft {VERSION}"]),
         (hello(vocabulary="x"), [f"the target's is x, that of the draft scripted is {VOCABULARY}"]),
-        (hello(topk=3), ["asks for 3 children"]),
+        (hello(topk=9), ["asks for 9 children"]),
+        (hello(nodes=9), ["asks for 9 of 1 children"]),
         (hello(gamma=0), ["asks for 0, the draft accepts 1 to 999"]),
         (hello(gamma=1000), ["asks for 1000"]),
         (hello(kappa=VOCAB), ["asks for 61, the draft accepts 0 to 60"]),
@@ -256,7 +257,7 @@ def test_busy_time_is_the_rollouts_alone() -> None:
     playing.settle()
     (window,) = playing.take(A)
     assert isinstance(window, FreshWindow)
-    assert 10 < window.busy_ms < 45  # two forwards of a rollout, two chunks of a prompt
+    assert 10 < window.work.busy_ms < 45  # two forwards of a rollout, two chunks of a prompt
 
 
 def test_a_draft_with_fewer_candidates_than_asked_for() -> None:

@@ -17,6 +17,7 @@ from sglang_mirror.protocol.messages import (
     Ready,
     RolledOut,
     Stamp,
+    Work,
 )
 
 T = TypeVar("T", bound=Message)
@@ -89,9 +90,9 @@ class Line:
 
 
 def window(stamp: Stamp, *tokens: int) -> FreshWindow:
-    return FreshWindow(stamp, tokens, tuple(range(len(tokens))), busy_ms=1.0)
+    return FreshWindow(stamp, tokens, tuple(range(len(tokens))), Work(1.0, 1, 2))
 
 
 def branch(stamp: Stamp, node: int, token: int, *tokens: int, phase: int = 0) -> Branches:
     rolled = RolledOut(node, token, "draft", tokens, tuple(range(len(tokens))))
-    return Branches(stamp, (rolled,), phase, busy_ms=2.0)
+    return Branches(stamp, (rolled,), phase, Work(2.0, 2, 4))

@@ -23,6 +23,7 @@ from sglang_mirror.protocol.messages import (
     Open,
     Refused,
     Stamp,
+    Work,
 )
 from tests.engine.line import HELLO, READY, Line, ScriptedPeer, branch, window
 
@@ -173,8 +174,9 @@ def test_closed_requests_are_forgotten(line: Line, request_: Request) -> None:
     assert line.peer.hear(Close).requests == (request_.number,)
     assert line.client.num_requests == 0
     line.peer.say(window(request_.stamp, 3, 4))
-    line.peer.say(Beat(0, busy_ms=5.0))
+    line.peer.say(Beat(0, Work(5.0, 3, 12)))
     line.until(lambda: line.client.counters.busy_ms == 5.0)
+    assert (line.client.counters.draft_windows, line.client.counters.draft_forwards) == (3, 12)
     assert line.client.committed("a", PROMPT) is not request_
 
 
@@ -212,7 +214,7 @@ def test_what_a_lost_draft_still_says_is_not_believed(make_line: Callable[[float
     line.client.open("a", PROMPT)
     request = line.client.committed("a", [*PROMPT, 8])
     line.tick_until(Peer.LOST)
-    line.peer.say(Beat(1, busy_ms=9.0))
+    line.peer.say(Beat(1, Work(9.0, 4, 9)))
     line.until(lambda: line.client.counters.busy_ms == 9.0)
     assert line.client.peer is Peer.LOST
     assert request.window is None
@@ -278,7 +280,7 @@ def test_a_window_of_another_shape_is_refused(
 ) -> None:
     commit(line, request_, 0, 10)
     tokens = tuple(range(1, 1 + len(parents)))
-    line.peer.say(FreshWindow(request_.stamp, tokens, parents, busy_ms=0.0))
+    line.peer.say(FreshWindow(request_.stamp, tokens, parents, Work(0.0, 0, 0)))
     line.tick_until(Peer.REFUSED)
     assert request_.window is None
     assert line.client.refusal is not None

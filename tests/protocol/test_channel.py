@@ -12,7 +12,7 @@ import zmq
 from sglang_mirror.errors import ProtocolError, SettingsError
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
 from sglang_mirror.protocol.endpoint import endpoint_problems, make_keys, private_ipc_endpoint
-from sglang_mirror.protocol.messages import Beat, Close
+from sglang_mirror.protocol.messages import Beat, Close, Work
 
 WAIT_S = 5.0
 
@@ -30,8 +30,8 @@ def converse(draft: DraftChannel, target: TargetChannel) -> None:
     assert received is not None
     identity, message = received
     assert message == Close((1,))
-    draft.send(identity, Beat(1, 2.0))
-    assert target.receive(int(WAIT_S * 1000)) == Beat(1, 2.0)
+    draft.send(identity, Beat(1, Work(2.0, 3, 4)))
+    assert target.receive(int(WAIT_S * 1000)) == Beat(1, Work(2.0, 3, 4))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_restarted_draft_is_found_again(endpoint: str) -> None:
 
 def test_a_target_that_has_gone_is_no_error(endpoint: str) -> None:
     with DraftChannel(endpoint) as draft:
-        draft.send(b"nobody", Beat(0, 0.0))
+        draft.send(b"nobody", Beat(0, Work(0.0, 0, 0)))
 
 
 def test_garbage_names_its_sender_and_spoils_nothing(endpoint: str) -> None:

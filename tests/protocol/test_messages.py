@@ -25,11 +25,11 @@ FROM_TARGET = [
 FROM_DRAFT = [
     m.Ready(1, "v", "d", 77, "cpu", 2000),
     m.Refused(1, ("a", "b")),
-    m.FreshWindow(STAMP, (1, 2), (0, 1), 1.5),
-    m.Branches(STAMP, (m.RolledOut(0, 9, "draft", (1, 2), (0, 1)),), 1, 2.5),
-    m.Branches(STAMP, (), 2, 2.5),
+    m.FreshWindow(STAMP, (1, 2), (0, 1), m.Work(1.5, 2, 7)),
+    m.Branches(STAMP, (m.RolledOut(0, 9, "draft", (1, 2), (0, 1)),), 1, m.Work(2.5, 3, 9)),
+    m.Branches(STAMP, (), 2, m.Work(2.5, 3, 9)),
     m.Failed(STAMP, "why"),
-    m.Beat(2, 9.0),
+    m.Beat(2, m.Work(9.0, 4, 11)),
 ]
 NOT_OURS = [b"", b"\x00", b"\xc1", b"GET / HTTP/1.1\r\n", msgspec.msgpack.encode(["hello"]), b"\x91\xa5\xff\xff\xff\xff\xff"]  # fmt: skip  # noqa: E501
 
