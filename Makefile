@@ -15,7 +15,7 @@ install: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name another with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[server,draft,bench,test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[server,draft,bench,train,test,dev]'
 	touch $@
 
 demo: install  ## mirror, the same draft run serially, and plain decoding side by side

@@ -15,6 +15,7 @@ from sglang_mirror.config import resolve
 from sglang_mirror.draft import command as draft_command
 from sglang_mirror.errors import MirrorError
 from sglang_mirror.protocol.endpoint import make_keys
+from sglang_mirror.train import command as train_command
 
 EXIT_ERROR = 2
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     draft_command.add_parser(commands)
     bench_command.add_parser(commands)
+    train_command.add_parser(commands)
     keys = commands.add_parser("keys", help="make CURVE keys for a draft over tcp://")
     keys.add_argument("folder", type=Path, help="a folder for them; both machines need a copy")
     keys.set_defaults(run=_keys)

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable
 
-from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
@@ -145,12 +144,7 @@ class DraftService:
         self._targets[identity] = Target(
             identity=identity,
             name=hello.target,
-            settings=RolloutSettings(
-                WindowShape(hello.gamma, hello.topk, hello.nodes - 1),
-                hello.kappa,
-                hello.roots,
-                hello.root_budget,
-            ),
+            settings=RolloutSettings(hello.shape, hello.kappa, hello.roots, hello.root_budget),
             beat_s=beat_s,
             last_heard_s=now_s,
             next_beat_s=now_s + beat_s,

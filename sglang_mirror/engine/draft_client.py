@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
-from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.verify import Outcome as CoreOutcome
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
@@ -69,8 +68,7 @@ class DraftClient:
     ) -> None:
         self._channel = channel
         self._hello = hello
-        shape = WindowShape(hello.gamma, hello.topk, hello.nodes - 1)
-        self._window = functools.partial(checked_window, shape=shape, vocab_size=vocab_size)
+        self._window = functools.partial(checked_window, shape=hello.shape, vocab_size=vocab_size)
         self._lock = threading.RLock()
         self._liveness = Liveness(timeout_s=lost_after_s)
         self._requests: dict[str, Request] = {}
@@ -244,9 +242,7 @@ class DraftClient:
     def _handle(self, message: FromDraft) -> None:
         self._liveness.heard(time.monotonic())
         if isinstance(message, FreshWindow | Branches | Beat):
-            work = message.work
-            self.counters.busy_ms = work.busy_ms
-            self.counters.draft_windows, self.counters.draft_forwards = work.windows, work.forwards
+            self.counters.take_work(message.work)
         try:
             match message:
                 case FreshWindow():

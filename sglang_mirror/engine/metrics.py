@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sglang_mirror.core.branches import Branch
+from sglang_mirror.protocol.messages import Work
 
 
 @dataclass(slots=True)
@@ -54,6 +55,10 @@ class Counters:
     cycle_ms: float = 0.0
     connections: int = 0
     restarts: int = 0
+
+    def take_work(self, work: Work) -> None:
+        """What the draft says that it has done since it became ready."""
+        self.busy_ms, self.draft_windows, self.draft_forwards = work.busy_ms, work.windows, work.forwards
 
     def count_step(self, *, num_committed: int, with_window: bool, hit: Branch | None) -> None:
         self.steps += 1

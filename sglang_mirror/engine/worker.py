@@ -22,11 +22,11 @@ from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.signal import exit_candidates
 from sglang_mirror.engine.step import Laid, Shape, Verifier, committed_tokens, lay_out
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.engine.trace import Trace
 from sglang_mirror.protocol.liveness import Peer
-from sglang_mirror.protocol.messages import ExitCandidates
 
 # Lockstep is for traces: a draft that takes longer is broken.
 LOCKSTEP_WAIT_MS = 5000.0
@@ -207,29 +207,18 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     ) -> Any:
         if self._exit is None or not shape.num_steps:
             return self._verifier.run(batch, shape, grammar_barrier)
-        self._exit.arm(
-            laid.children(shape.topk), lambda ids, logprobs: self._signal(requests, shape, ids, logprobs)
-        )
+        children = laid.children(shape.topk)
+        self._exit.arm(children, lambda ids, logprobs: self._signal(requests, ids, logprobs))
         try:
             return self._verifier.run(batch, shape, grammar_barrier)
         finally:
             self._exit.disarm()
 
-    def _signal(
-        self, requests: Sequence[Request], shape: Shape, tokens: torch.Tensor, logprobs: torch.Tensor
-    ) -> None:
+    def _signal(self, requests: Sequence[Request], tokens: torch.Tensor, logprobs: torch.Tensor) -> None:
         began = time.monotonic()
         if self._exit is not None:
             self.counters.exit_ms += self._exit.read_s * 1000
-        by_request = (len(requests), shape.num_nodes, self.config.kappa)
-        ids, values = tokens.view(by_request).tolist(), logprobs.view(by_request).tolist()
-        self._client.signal(
-            [
-                ExitCandidates(request.stamp, _nested(ids[row][:n]), _nested(values[row][:n]))
-                for row, request in enumerate(requests)
-                if (n := len(request.window or ()))
-            ]
-        )
+        self._client.signal(exit_candidates(requests, tokens, logprobs))
         self.counters.rendezvous_ms += (time.monotonic() - began) * 1000
 
     def _commit(
@@ -299,7 +288,3 @@ def _reached(window: Window | None, committed: Sequence[int]) -> int:
         return len(committed) - 1
     node = window.reached(committed[:-1])
     return -1 if node is None else node
-
-
-def _nested(rows: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:
-    return tuple(map(tuple, rows))

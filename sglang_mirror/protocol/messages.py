@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from sglang_mirror.core.growth import WindowShape
+
 VERSION = 3
 
 
@@ -60,6 +62,11 @@ class Hello(Message, frozen=True, tag="hello"):
     root_budget: int
     beat_ms: int
     target: str
+
+    @property
+    def shape(self) -> WindowShape:
+        """Bounds of a window."""
+        return WindowShape(self.gamma, self.topk, self.nodes - 1)
 
 
 class Open(Message, frozen=True, tag="open"):

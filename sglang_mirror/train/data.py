@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +36,15 @@ class Windows:
     """
 
     def __init__(
-        self, path: Path, *, seed: int = 0, num_favoured: int = 0, favoured_share: float = 0.0
+        self,
+        path: Path,
+        *,
+        seed: int = 0,
+        num_favoured: int = 0,
+        favoured_share: float = 0.0,
+        dtype: Any = TOKEN_DTYPE,
     ) -> None:
-        self.tokens = np.memmap(path, dtype=TOKEN_DTYPE, mode="r")
+        self.tokens = np.memmap(path, dtype=dtype, mode="r")
         self.seed = seed
         self.num_favoured = num_favoured
         self.favoured_share = favoured_share if num_favoured else 0.0

@@ -61,5 +61,5 @@ def own_text(
         pieces.append(torch.cat([prefixes, text], 1))
         logger.info("own text: %d rows, %.0f s", rows * len(pieces), time.monotonic() - began)
     result = torch.cat(pieces)
-    torch.save(result.to(torch.int16), path)
+    torch.save(result.to(torch.int32), path)
     return result

@@ -36,14 +36,26 @@ class Plan:
 
 
 class Trainer:
-    """Owns a model's optimizers, position and clock; reads `checkpoint` first, and replaces it as it goes."""
+    """Owns a model's optimizers, position and clock; reads `checkpoint` first, and replaces it as it goes.
 
-    def __init__(self, model: nn.Module, loss: Loss, windows: Windows, plan: Plan, checkpoint: Path) -> None:
+    Into the file `curve`, if it is given, goes a line every ten steps: step, tokens, loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        windows: Windows,
+        plan: Plan,
+        checkpoint: Path,
+        *,
+        curve: Path | None = None,
+    ) -> None:
         self.model = model
         self.loss = loss
         self.windows = windows
         self.plan = plan
-        self.checkpoint = checkpoint
+        self.checkpoint, self.curve = checkpoint, curve
         self.optimizers = build_optimizers(model, plan.lr_scale)
         self.step = 0
         self.tokens = 0
@@ -90,6 +102,9 @@ class Trainer:
             self.seconds += time.monotonic() - began
         self.compiled_lens.add(window_len)
         if self.step % 10 == 0:
+            if self.curve is not None:
+                with self.curve.open("a", encoding="utf-8") as file:
+                    file.write(f"{self.step},{self.tokens},{self.last_loss:.6f}\n")
             rate = rows[:, 1:].numel() / (time.monotonic() - began)
             logger.info(
                 "step %d  tokens %d  loss %.4f  lr x%.3f  %.0f tokens/s  %.0f s  progress %.3f",
