@@ -15,16 +15,17 @@ MIRROR_SETTINGS = tuple(item.name for item in dataclasses.fields(MirrorConfig))
 # The draft's own: the same for every arm, so no arm may change them.
 FIXED = {"draft_model", "draft_cpus", "draft_threads"}
 SGLANGS_OWN = ("steps", "topk", "nodes", "cores")
+WINDOW = ("gamma", "topk", "nodes")
 KEYS: dict[str, tuple[str, ...]] = {
     "plain": ("cores",),
     "standalone": SGLANGS_OWN,
     "ngram": ("nodes", "cores"),
     "eagle3": SGLANGS_OWN,
-    "serial": ("gamma", *(name for name in MIRROR_SETTINGS if name not in FIXED | {"roots"})),
-    "mirror": ("gamma", *(name for name in MIRROR_SETTINGS if name not in FIXED)),
+    "serial": (*WINDOW, *(name for name in MIRROR_SETTINGS if name not in FIXED | {"roots"})),
+    "mirror": (*WINDOW, *(name for name in MIRROR_SETTINGS if name not in FIXED)),
 }
 COUNTS = {"gamma", "steps", "topk", "nodes"}
-DEPTH = "5"  # draft tokens in a chain, unless something better is known
+DEPTH = 5  # draft tokens in a chain, unless something better is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ def parse_arm(text: str, setup: Setup) -> Arm:
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
-    gamma = int(options.pop("gamma", DEPTH))
+    window = {key: int(options.pop(key)) for key in WINDOW if key in options}
     roots = {"roots": "none"} if kind == "serial" else {}
-    return mirror(setup.pair, setup.cores, gamma=gamma, name=name, **roots, **options)
+    return mirror(setup.pair, setup.cores, name=name, **{"gamma": DEPTH, **window}, **roots, **options)
 
 
 def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[s
     flags = ["--speculative-algorithm", kind.upper()]
     if kind == "ngram":
         return (*flags, "--speculative-num-draft-tokens", options.get("nodes", "8"))
-    steps, topk = options.get("steps", DEPTH), options.get("topk", "1")
+    steps, topk = options.get("steps", str(DEPTH)), options.get("topk", "1")
     nodes = options.get("nodes", str(int(steps) + 1))
     draft = setup.eagle3 if kind == "eagle3" else setup.pair.draft
     flags += ["--speculative-draft-model-path", str(draft), "--speculative-num-steps", steps]

@@ -59,10 +59,30 @@ def plain() -> Arm:
     return Arm("plain")
 
 
-def mirror(pair: Pair, cores: Cores, *, gamma: int, name: str = "mirror", **settings: Any) -> Arm:
-    """Mirror with this draft; `settings` are those of `sglang_mirror.config`."""
+def mirror(
+    pair: Pair,
+    cores: Cores,
+    *,
+    gamma: int,
+    topk: int = 1,
+    nodes: int = 0,
+    name: str = "mirror",
+    **settings: Any,
+) -> Arm:
+    """Mirror with this draft.
+
+    Args:
+        pair: whose draft it is.
+        cores: where the draft runs.
+        gamma: depth of a window.
+        topk: children a node.
+        nodes: of a window, if not what the server chooses.
+        name: of the arm.
+        settings: of `sglang_mirror.config`.
+    """
     flags = ["--speculative-algorithm", "mirror", "--speculative-draft-model-path", str(pair.draft)]
-    flags += ["--speculative-num-steps", str(gamma)]
+    flags += ["--speculative-num-steps", str(gamma), "--speculative-eagle-topk", str(topk)]
+    flags += ["--speculative-num-draft-tokens", str(nodes)] if nodes else []
     flags += ["--mirror-draft-cpus", ",".join(map(str, cores.draft))]
     for key, value in settings.items():
         flags += ["--mirror-" + key.replace("_", "-"), str(value)]

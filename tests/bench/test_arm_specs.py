@@ -26,10 +26,15 @@ def test_plain_adds_nothing() -> None:
 
 def test_mirror_takes_the_setups_settings_and_its_own() -> None:
     flags = " ".join(parse_arm("mirror:roots=exit,kappa=3,gamma=2", SETUP).flags)
-    assert "--speculative-num-steps 2" in flags
+    assert "--speculative-num-steps 2 --speculative-eagle-topk 1" in flags
     assert "--mirror-exit-layer 4" in flags
     assert "--mirror-roots exit --mirror-kappa 3" in flags
     assert "--mirror-draft-cpus 1" in flags
+
+
+def test_trees() -> None:
+    flags = " ".join(parse_arm("mirror:topk=4,nodes=16", SETUP).flags)
+    assert "--speculative-num-steps 6 --speculative-eagle-topk 4 --speculative-num-draft-tokens 16" in flags
 
 
 def test_serial_is_the_same_draft_without_roots() -> None:
