@@ -2,9 +2,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Chains of several depths, and trees: draft tokens a path, children a node, nodes.
-GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=$(steps)) \
-	$(arm):steps=3,topk=2,nodes=6 $(arm):steps=4,topk=4,nodes=12)
+# Chains of several depths and a tree of each; draft tokens a path, children a node, nodes.
+GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=$(steps)) $(arm):steps=4,topk=3,nodes=9) \
+	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
@@ -36,9 +36,9 @@ bench-all: install  ## the whole matrix, hours
 	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 8 --questions 16 --tokens 128 --json out/bench-all.json
 	$(BIN)/sglang-mirror bench report out/bench-all.json
 
-tune: install  ## the settings of SGLang's own speculation, over a grid
+tune: install  ## settings over a grid, each beside mirror's present ones
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 64 --repeats 2 --together 4 \
-		--arms plain $(GRID) --json out/tune.json
+		--arms mirror $(GRID) --json out/tune.json
 
 results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
 	mkdir -p docs/results

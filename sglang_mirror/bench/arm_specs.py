@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror
 from sglang_mirror.config import MirrorConfig
@@ -83,9 +84,9 @@ def parse_arm(text: str, setup: Setup) -> Arm:
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
-    window = {key: int(options.pop(key)) for key in WINDOW if key in options}
-    roots = {"roots": "none"} if kind == "serial" else {}
-    return mirror(setup.pair, setup.cores, name=name, **{"gamma": DEPTH, **window}, **roots, **options)
+    settings: dict[str, Any] = {"gamma": DEPTH, **({"roots": "none"} if kind == "serial" else {})}
+    settings |= {key: int(value) if key in WINDOW else value for key, value in options.items()}
+    return mirror(setup.pair, setup.cores, name=name, **settings)
 
 
 def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[str, ...]:

@@ -167,10 +167,24 @@ def latency(content: dict[str, Any]) -> str:
     return _table(head, rows())
 
 
+def tuning(content: dict[str, Any]) -> str:
+    """Arms over a grid, each against the arm that was beside all of them."""
+    reference = content["results"][0]["arm"]
+
+    def rows() -> Iterator[list[str]]:
+        for result in content["results"]:
+            against = _ratio(result["ratios"].get(reference))
+            speed = f"{result['tokens_per_s']['median']:.1f}"
+            yield [result["target"], result["arm"], speed, against, number(result["accept_len"])]
+
+    head = ["target", "arm", "tokens/s", f"against {reference}", "accepted length"]
+    return "\n".join([origin(content) + "\n", _table(head, rows())])
+
+
 SECTIONS = (
     ("bench.json", "The comparison", comparison),
     ("bench.json", "The latency law", latency),
-    ("tune.json", "What the baselines were tuned over", markdown),
+    ("tune.json", "What the arms' settings were chosen from", tuning),
     ("speed.json", "Speed, one core each", speed),
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
