@@ -1,0 +1,55 @@
+"""The pages of figures come from the JSON files and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sglang_mirror.bench.output import read_results
+from sglang_mirror.bench.results import (
+    FOLDER,
+    MARKS,
+    PAGE,
+    README,
+    comparison,
+    latency,
+    page,
+    summary,
+    tuning,
+)
+from tests.bench.test_report import NUMBERS, OURS, content, entry
+
+__all__ = ["content"]
+
+
+def test_the_pages_are_generated() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(FOLDER)
+    if (FOLDER / "bench.json").is_file():
+        table = summary(read_results(FOLDER / "bench.json"))
+        readme = README.read_text(encoding="utf-8")
+        assert readme.split(MARKS[0])[1].split(MARKS[1])[0] == f"\n{table}\n"
+
+
+@pytest.fixture
+def compared(content: dict[str, Any]) -> dict[str, Any]:
+    parts = {"target": 13.0, "exit": 0.0, "draft_exposed": 8.0, "rendezvous": 0.1, "host": 4.0, "wall": 25.1}
+    serial = entry("serial", step_ms=parts, hit_rate={"all": 0.0}, ratios={})
+    ours = {**OURS, "ratios": {"plain": NUMBERS, "serial": NUMBERS}}
+    return {**content, "results": [entry("plain", ratios={}), serial, ours]}
+
+
+def test_the_law_is_worked_out_from_serials_parts(compared: dict[str, Any]) -> None:
+    [row] = [line for line in latency(compared).splitlines() if "| mirror |" in line]
+    predicted = 13.0 + 1.1 + 0.4 + (1 - 0.81) * 8.0 + 4.0
+    assert f"| {predicted:.2f} | 20.50 | {predicted / 20.5 - 1:+.1%} |" in row
+
+
+def test_a_comparison_says_what_mirror_is_against_each(compared: dict[str, Any]) -> None:
+    text = comparison(compared)
+    assert "| mirror | 1.93 (1.70 to 2.20) | - | - | - | 1.93 (1.70 to 2.20) |" in text
+    assert "eagle3 did not run: no <head>" in text
+
+
+def test_tuning_is_against_the_first(compared: dict[str, Any]) -> None:
+    assert "| own | mirror | 123.4 | 1.93 (1.70 to 2.20) | 4.64 |" in tuning(compared)
