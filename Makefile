@@ -8,7 +8,7 @@ GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve bench bench-all tune results test check clean
+.PHONY: install demo serve bench bench-all bench-stream tune results test check clean
 
 install: $(VENV)/installed
 
@@ -35,6 +35,11 @@ bench: install  ## every way of decoding side by side, small and enlarged target
 bench-all: install  ## the whole matrix, hours
 	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 8 --questions 16 --tokens 128 --json out/bench-all.json
 	$(BIN)/sglang-mirror bench report out/bench-all.json
+
+bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
+	$(BIN)/sglang-mirror bench run --temperature 0 1 --questions 8 --tokens 96 --together 4 --json out/stream.json \
+		--arms plain $(foreach arm,serial mirror,$(foreach draft,plain streaming,$(arm):draft=$(draft))) \
+		mirror:window=chain mirror:window=tree
 
 tune: install  ## settings over a grid, each beside mirror's present ones
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 64 --repeats 2 --together 4 \

@@ -16,16 +16,23 @@ MIRROR_SETTINGS = tuple(item.name for item in dataclasses.fields(MirrorConfig))
 # The draft's own: the same for every arm, so no arm may change them.
 FIXED = {"draft_model", "draft_cpus", "draft_threads"}
 SGLANGS_OWN = ("steps", "topk", "nodes", "cores")
-WINDOW = ("gamma", "topk", "nodes")
+SIZES = ("gamma", "topk", "nodes")
+# Ways to spend 16 nodes: all on one path, or on the most probable ones.
+WINDOWS: dict[str, dict[str, str]] = {
+    "chain": {"gamma": "15"},
+    "tree": {"gamma": "10", "topk": "4", "nodes": "16"},
+}
+OURS = ("draft", "window", *SIZES)
 KEYS: dict[str, tuple[str, ...]] = {
     "plain": ("cores",),
     "standalone": SGLANGS_OWN,
     "ngram": ("nodes", "cores"),
     "eagle3": SGLANGS_OWN,
-    "serial": (*WINDOW, *(name for name in MIRROR_SETTINGS if name not in FIXED | {"roots"})),
-    "mirror": (*WINDOW, *(name for name in MIRROR_SETTINGS if name not in FIXED)),
+    "serial": (*OURS, *(name for name in MIRROR_SETTINGS if name not in FIXED | {"roots"})),
+    "mirror": (*OURS, *(name for name in MIRROR_SETTINGS if name not in FIXED)),
 }
 COUNTS = {"gamma", "steps", "topk", "nodes"}
+DRAFTS = ("plain", "streaming")
 DEPTH = 5  # draft tokens in a chain, unless something better is known
 
 
@@ -38,6 +45,7 @@ class Setup:
         cores: where they run.
         settings: of each arm, unless it says otherwise.
         eagle3: folder of an EAGLE3 head for the target.
+        streaming: folder of a streaming draft.
         target: as results call it: `own` for its own size, else the shape that it is enlarged to.
     """
 
@@ -45,6 +53,7 @@ class Setup:
     cores: Cores
     settings: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     eagle3: Path | None = None
+    streaming: Path | None = None
     target: str = "own"
 
 
@@ -84,9 +93,20 @@ def parse_arm(text: str, setup: Setup) -> Arm:
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
+    """Mirror or serial; `draft` is plain or streaming, `window` one of `WINDOWS`."""
+    draft, window = options.pop("draft", "plain"), options.pop("window", "")
+    for key, value, known in (("draft", draft, DRAFTS), ("window", window, ("", *WINDOWS))):
+        if value not in known:
+            raise MirrorError(f"--arms {name}: {key}={value}: it is {' or '.join(filter(None, known))}")
+    options |= WINDOWS.get(window, {})
     settings: dict[str, Any] = {"gamma": DEPTH, **({"roots": "none"} if kind == "serial" else {})}
-    settings |= {key: int(value) if key in WINDOW else value for key, value in options.items()}
-    return mirror(setup.pair, setup.cores, name=name, **settings)
+    settings |= {key: int(value) if key in SIZES else value for key, value in options.items()}
+    pair = setup.pair
+    if draft == "streaming":
+        if setup.streaming is None:
+            return Arm(name, missing="no streaming draft is given; name its folder with --streaming")
+        pair = dataclasses.replace(pair, draft=setup.streaming)
+    return mirror(pair, setup.cores, name=name, **settings)
 
 
 def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=3, help="times each arm runs (default: %(default)s)")
     add("--target", type=Path, help="the target's folder (default: the embedded pair's)")
     add("--draft", type=Path, help="the draft's folder (default: the embedded pair's)")
+    add("--streaming", type=Path, help="folder of a streaming draft, for arms with draft=streaming")
     add("--eagle3", type=Path, help="folder of an EAGLE3 head for the target (default: the embedded one's)")
     add(
         "--enlarge",

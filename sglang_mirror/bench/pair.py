@@ -27,7 +27,16 @@ def embedded_pair(dtype: str = "float32") -> Pair:
 
 def embedded_head() -> Path | None:
     """The EAGLE3 head of the embedded target, where `sglang_mirror.train.eagle3_recipe` has made one."""
-    folder = ROOT / "examples/models/eagle3"
+    return _made("eagle3")
+
+
+def embedded_streaming() -> Path | None:
+    """The embedded draft with streams, where `sglang_mirror.train.streaming_recipe` has made one."""
+    return _made("streaming")
+
+
+def _made(name: str) -> Path | None:
+    folder = ROOT / "examples/models" / name
     return folder if folder.is_dir() else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sglang_mirror.bench.arm_specs import Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores, Pair
 from sglang_mirror.bench.experiment import Plan
-from sglang_mirror.bench.pair import embedded_head, embedded_pair
+from sglang_mirror.bench.pair import embedded_head, embedded_pair, embedded_streaming
 from sglang_mirror.bench.tuned import OWN, TUNED
 from sglang_mirror.bench.workload import load_workload
 from sglang_mirror.errors import MirrorError
@@ -31,7 +31,7 @@ def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and value < least:
                 raise MirrorError(f"--{name} {value}: must be at least {least}")
-    for path in filter(None, (args.target, args.draft, args.eagle3)):
+    for path in filter(None, (args.target, args.draft, args.eagle3, args.streaming)):
         if not (path / "config.json").is_file():
             raise MirrorError(f"{path}: no model folder, it has no config.json")
     workloads = tuple(load_workload(source, args.questions) for source in args.workload)
@@ -73,7 +73,8 @@ def _setup(args: argparse.Namespace, target: str) -> Setup:
     if args.gamma:
         for arm in ("mirror", "serial"):
             settings.setdefault(arm, {})["gamma"] = str(args.gamma)
-    return Setup(pair, Cores.one_each(), settings, head, target)
+    streaming = args.streaming or (embedded_streaming() if ours and target == OWN else None)
+    return Setup(pair, Cores.one_each(), settings, head, streaming, target)
 
 
 def _enlarged(pair: Pair, head: Path | None, shapes: str, folder: Path) -> tuple[Pair, Path | None]:

@@ -35,6 +35,20 @@ def test_mirror_takes_the_setups_settings_and_its_own() -> None:
 def test_trees() -> None:
     flags = " ".join(parse_arm("mirror:topk=4,nodes=16", SETUP).flags)
     assert "--speculative-num-steps 6 --speculative-eagle-topk 4 --speculative-num-draft-tokens 16" in flags
+    assert parse_arm("mirror:window=chain", SETUP).flags[4:8] == (
+        "--speculative-num-steps",
+        "15",
+        "--speculative-eagle-topk",
+        "1",
+    )
+
+
+def test_the_streaming_draft() -> None:
+    assert "--streaming" in parse_arm("serial:draft=streaming", SETUP).missing
+    setup = Setup(PAIR, SETUP.cores, SETTINGS, streaming=Path("/models/streaming"))
+    flags = parse_arm("serial:draft=streaming", setup).flags
+    assert "/models/streaming" in flags
+    assert flags[5:] == parse_arm("serial:draft=plain", setup).flags[5:]
 
 
 def test_serial_is_the_same_draft_without_roots() -> None:
@@ -74,6 +88,8 @@ def test_an_arm_says_what_it_lacks() -> None:
         ("plain:steps=3", "is no setting of plain"),
         ("plain:cores=2", "cores is one or all"),
         ("mirror:gamma=many", "gamma=many"),
+        ("mirror:draft=other", "draft=other: it is plain or streaming"),
+        ("mirror:window=bush", "window=bush: it is chain or tree"),
         ("standalone:steps=0", "steps=0"),
     ],
 )
