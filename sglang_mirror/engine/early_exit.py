@@ -11,7 +11,7 @@ import torch
 
 from sglang_mirror.engine.host import LogitsMetadata
 from sglang_mirror.errors import SettingsError
-from sglang_mirror_kernels.reference import exit_topk
+from sglang_mirror_kernels.select import exit_topk
 
 # Called with token ids [N, kappa] and log-probabilities [N, kappa] of a batch's N nodes.
 Publish = Callable[[torch.Tensor, torch.Tensor], None]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sglang_mirror_kernels.select import promote
+
 FIRST_CAPACITY = 256
 
 
@@ -67,4 +69,4 @@ class TensorCache:
             return
         with torch.inference_mode():
             index = torch.tensor(slots, device=self.kv.device)
-            self.kv[:, :, :, start : start + len(slots)] = self.kv.index_select(3, index)
+            promote(self.kv, index, start)

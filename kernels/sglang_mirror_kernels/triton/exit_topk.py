@@ -1,0 +1,117 @@
+"""The early exit's candidates in two stages: each block's best, then the best of those.
+
+Nothing of the vocabulary's size is written: a block of it is read once, and leaves its kappa largest logits
+and what it adds to the normaliser.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 4096
+
+
+@triton.jit
+def _best_of_block(
+    logits,
+    children,
+    values,
+    tokens,
+    highest,
+    total,
+    num_logits,
+    stride,
+    num_blocks,
+    NUM_CHILDREN: tl.constexpr,
+    KAPPA: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    places = tl.arange(0, SIZE)
+    ids = block * SIZE + places
+    found = tl.load(logits + row * stride + ids, mask=ids < num_logits, other=float("-inf")).to(tl.float32)
+    top = tl.max(found, 0)
+    base = tl.where(top == float("-inf"), 0.0, top)  # a block may be forbidden as a whole
+    cell = row * num_blocks + block
+    tl.store(highest + cell, top)
+    tl.store(total + cell, tl.sum(tl.exp(found - base), 0))
+    for child in tl.static_range(NUM_CHILDREN):
+        own = tl.load(children + row * NUM_CHILDREN + child)
+        found = tl.where(ids == own, float("-inf"), found)
+    for rank in tl.static_range(KAPPA):
+        best = tl.argmax(found, 0)
+        tl.store(values + cell * KAPPA + rank, tl.max(found, 0))
+        tl.store(tokens + cell * KAPPA + rank, (block * SIZE + best).to(tl.int64))
+        found = tl.where(places == best, float("-inf"), found)
+
+
+@triton.jit
+def _best_of_row(
+    values,
+    tokens,
+    highest,
+    total,
+    found_tokens,
+    found_logprobs,
+    num_blocks,
+    num_values,
+    KAPPA: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    VALUES: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    blocks = tl.arange(0, BLOCKS)
+    tops = tl.load(highest + row * num_blocks + blocks, mask=blocks < num_blocks, other=float("-inf"))
+    sums = tl.load(total + row * num_blocks + blocks, mask=blocks < num_blocks, other=0.0)
+    top = tl.max(tops, 0)
+    normaliser = top + tl.log(tl.sum(tl.where(sums > 0, sums * tl.exp(tops - top), 0.0), 0))
+    places = tl.arange(0, VALUES)
+    found = tl.load(values + row * num_values + places, mask=places < num_values, other=float("-inf"))
+    for rank in tl.static_range(KAPPA):
+        best = tl.argmax(found, 0)
+        token = tl.load(tokens + row * num_values + best)
+        tl.store(found_tokens + row * KAPPA + rank, token)
+        tl.store(found_logprobs + row * KAPPA + rank, tl.max(found, 0) - normaliser)
+        found = tl.where(places == best, float("-inf"), found)
+
+
+def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `reference.exit_topk`; logits' rows may lie apart, their entries next to each other."""
+    assert logits.stride(1) == 1, "each row's logits lie next to each other"
+    rows, num_logits = logits.shape
+    num_blocks = triton.cdiv(num_logits, BLOCK)
+    values = torch.empty(rows, num_blocks, kappa, dtype=torch.float32, device=logits.device)
+    tokens = torch.empty(rows, num_blocks, kappa, dtype=torch.int64, device=logits.device)
+    highest, total = torch.empty(2, rows, num_blocks, dtype=torch.float32, device=logits.device)
+    _best_of_block[rows, num_blocks](
+        logits,
+        children.contiguous(),
+        values,
+        tokens,
+        highest,
+        total,
+        num_logits,
+        logits.stride(0),
+        num_blocks,
+        NUM_CHILDREN=children.shape[1],
+        KAPPA=kappa,
+        SIZE=BLOCK,
+    )
+    found_tokens = torch.empty(rows, kappa, dtype=torch.int64, device=logits.device)
+    found_logprobs = torch.empty(rows, kappa, dtype=torch.float32, device=logits.device)
+    _best_of_row[rows,](
+        values,
+        tokens,
+        highest,
+        total,
+        found_tokens,
+        found_logprobs,
+        num_blocks,
+        num_blocks * kappa,
+        KAPPA=kappa,
+        BLOCKS=triton.next_power_of_2(num_blocks),
+        VALUES=triton.next_power_of_2(num_blocks * kappa),
+    )
+    return found_tokens, found_logprobs

@@ -1,0 +1,103 @@
+"""Triton's twins against the references: random shapes and odd ones. Run by test_triton."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_mirror_kernels import reference
+from sglang_mirror_kernels.triton import exit_topk, follow, promote
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FEW = settings(max_examples=25, deadline=None)
+
+
+def distinct(rows: int, vocab: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    """Logits without ties, so that one order is right."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(vocab, generator=generator) for _ in range(rows)])
+    values = torch.linspace(-8.0, 8.0, vocab)
+    return values[order].to(DEVICE, dtype)
+
+
+@FEW
+@given(
+    rows=st.integers(1, 4),
+    vocab=st.sampled_from([40, 4095, 4096, 4097, 9000]),
+    kappa=st.integers(1, 8),
+    num_children=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_exit_topk(*, rows: int, vocab: int, kappa: int, num_children: int, seed: int) -> None:
+    logits = distinct(rows, vocab, seed, torch.float32)
+    children = torch.randint(-1, vocab, (rows, num_children), device=DEVICE)
+    children[0] = logits[0].topk(num_children).indices  # those that would have come first
+    wanted, found = (each.exit_topk(logits, children, kappa) for each in (reference, exit_topk))
+    assert torch.equal(found[0], wanted[0])
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-4, rtol=1e-4)
+
+
+def test_exit_topk_of_half_precision_rows_that_lie_apart() -> None:
+    wide = distinct(3, 400, 5, torch.float32).bfloat16().float()
+    logits = torch.cat((wide, wide), 1)[:, :400]
+    children = torch.full((3, 1), -1, device=DEVICE)
+    wanted, found = (each.exit_topk(logits, children, 4) for each in (reference, exit_topk))
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-3, rtol=1e-3)
+
+
+def test_exit_topk_with_a_block_that_is_forbidden() -> None:
+    logits = distinct(1, 9000, 2, torch.float32)
+    logits[:, 4096:8192] = float("-inf")
+    children = torch.full((1, 1), -1, device=DEVICE)
+    wanted, found = (each.exit_topk(logits, children, 8) for each in (reference, exit_topk))
+    assert torch.equal(found[0], wanted[0])
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-4, rtol=1e-4)
+
+
+def links(parents: list[int]) -> tuple[list[int], list[int]]:
+    """First child and next sibling of each node."""
+    n = len(parents)
+    below = [[child for child in range(n) if parents[child] == node] for node in range(n)]
+    sibling = [-1] * n
+    for children in below:
+        for one, following in itertools.pairwise(children):
+            sibling[one] = following
+    return [children[0] if children else -1 for children in below], sibling
+
+
+@FEW
+@given(st.data())
+def test_follow(data: st.DataObject) -> None:
+    batch, n = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 12))
+    trees = [[-1, *(data.draw(st.integers(0, node)) for node in range(n - 1))] for _ in range(batch)]
+    topk = max(max((row.count(node) for node in range(n)), default=1) for row in trees)
+    first, sibling = zip(*map(links, trees), strict=True)
+    tensors = [torch.tensor(each, device=DEVICE) for each in (first, sibling)]
+    tokens = torch.tensor([data.draw(st.permutations(range(n))) for _ in range(batch)], device=DEVICE)
+    wanted = torch.randint(0, n, (batch, n), device=DEVICE)
+    for row, parents in enumerate(trees):  # a path that exists, every other time
+        node = n - 1
+        while row % 2 == 0 and node > 0:
+            wanted[row, parents[node]] = tokens[row, node]
+            node = parents[node]
+    depth = data.draw(st.integers(1, n))
+    found, right = (
+        each.follow(tokens, *tensors, wanted, depth=depth, topk=max(topk, 1)) for each in (follow, reference)
+    )
+    assert torch.equal(found[0], right[0])
+    assert torch.equal(found[1], right[1])
+
+
+@pytest.mark.parametrize(("slots", "start"), [([], 3), ([9], 2), ([7, 4, 5, 9], 4), ([1, 3], 0)])
+@pytest.mark.parametrize("dim", [5, 64])
+def test_promote(slots: list[int], start: int, dim: int) -> None:
+    kv = torch.randn(2, 3, 2, 12, dim, device=DEVICE)
+    wanted = kv.clone()
+    index = torch.tensor(slots, dtype=torch.int64, device=DEVICE)
+    promote.promote(kv, index, start)
+    reference.promote(wanted, index, start)
+    assert torch.equal(kv, wanted)
