@@ -17,6 +17,7 @@ from sglang_mirror.core.latency import Parts, step_ms
 FOLDER = ROOT / "docs/results"
 PAGE = ROOT / "docs/results.md"
 README = ROOT / "README.md"
+REFERENCE = ROOT / "examples/models/eagle3/acceptance.json"
 AGAINST = ("plain", "plain:cores=all", "standalone", "eagle3", "serial")
 MARKS = ("<!-- results -->", "<!-- /results -->")
 HEAD = """# Results
@@ -167,6 +168,30 @@ def latency(content: dict[str, Any]) -> str:
     return _table(head, rows())
 
 
+def positions(content: dict[str, Any]) -> str:
+    """The EAGLE3 head's chance at each position once it is reached: SGLang's, and its plain reference's."""
+
+    def chances(counts: Sequence[int]) -> Iterator[float]:
+        for place in range(len(counts) - 1):
+            reached = sum(counts[place:])
+            yield sum(counts[place + 1 :]) / reached if reached else 0.0
+
+    reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
+
+    def rows() -> Iterator[list[str]]:
+        yield [
+            "reference",
+            f"{reference['accepted_len']:.2f}",
+            *(f"{chance:.2f}" for chance in reference["by_position"]),
+        ]
+        for result in content["results"]:
+            found = chances(result["accepted_histogram"])
+            yield [result["arm"], f"{result['accept_len']:.2f}", *(f"{chance:.2f}" for chance in found)]
+
+    head = ["", "accepted length", *(str(place + 1) for place in range(reference["gamma"]))]
+    return "\n".join([origin(content) + "\n", _table(head, rows())])
+
+
 def tuning(content: dict[str, Any]) -> str:
     """Arms over a grid, each against the arm that was beside all of them."""
     reference = content["results"][0]["arm"]
@@ -184,6 +209,7 @@ def tuning(content: dict[str, Any]) -> str:
 SECTIONS = (
     ("bench.json", "The comparison", comparison),
     ("bench.json", "The latency law", latency),
+    ("eagle3.json", "The EAGLE3 head, position by position", positions),
     ("tune.json", "What the arms' settings were chosen from", tuning),
     ("speed.json", "Speed, one core each", speed),
     ("identity.json", "The same text at temperature 0, float32", identity),
