@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Chains of several depths and a tree of each; draft tokens a path, children a node, nodes.
 GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=$(steps)) $(arm):steps=4,topk=3,nodes=9) \
-	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24
+	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24 mirror:roots=draft
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,3 +80,45 @@ def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
         start: slot of the first.
     """
     kv[:, :, :, start : start + slots.numel()] = kv.index_select(3, slots)
+
+
+def branch_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor,
+    *,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of a request's tree rows: all see its text, and of its tree what `seen` says.
+
+    Args:
+        query: [heads, n, head dim].
+        keys: of the text and, behind it, the tree, [kv heads, S, head dim]; heads is a multiple of kv heads.
+        values: likewise.
+        seen: which of the last t slots each row sees, bool [n, t].
+        scale: of the scores.
+
+    Returns:
+        [heads, n, head dim].
+    """
+    text = seen.new_ones(seen.shape[0], keys.shape[1] - seen.shape[1])
+    mask = torch.cat((text, seen), 1)
+    return F.scaled_dot_product_attention(
+        query[None], keys[None], values[None], attn_mask=mask, scale=scale, enable_gqa=True
+    )[0]
+
+
+def pack_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Bits of a mask as FlashInfer takes them: row after row, the first in the lowest bit of the first byte.
+
+    Args:
+        mask: bool [...].
+
+    Returns:
+        uint8 [ceil(cells / 8)].
+    """
+    bits = mask.flatten().to(torch.uint8)
+    bits = F.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
+    weights = 1 << torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return (bits * weights).sum(1, dtype=torch.uint8)
