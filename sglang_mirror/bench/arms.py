@@ -12,16 +12,29 @@ from sglang_mirror.bench.server import Server, cpu_environment
 # The same for every arm. Without the prefix cache a repeated prompt costs the same each time; asleep when
 # idle, the arms that wait for their turn leave the cores alone.
 COMMON = ("--disable-radix-cache", "--sleep-on-idle", "--skip-server-warmup", "--log-level", "warning")
-CPU = ("--device", "cpu", "--attention-backend", "torch_native", "--max-total-tokens", "32768")
+CPU = ("--device", "cpu", "--attention-backend", "torch_native")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A target and its draft, and how the target is held."""
+    """A target and its draft, and how the target is held.
+
+    Attributes:
+        target: its folder.
+        draft: its folder.
+        dtype: of the target's weights and KV.
+        max_tokens: of all requests together; on a CPU their KV takes its memory at the start.
+    """
 
     target: Path
     draft: Path
     dtype: str = "float32"
+    max_tokens: int = 32768
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """How a server on a CPU holds the target."""
+        return (*CPU, "--dtype", self.dtype, "--max-total-tokens", str(self.max_tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ def server(arm: Arm, pair: Pair, cores: Cores, log: Path) -> Server:
     all_cores = sorted(os.sched_getaffinity(0))
     return Server(
         str(pair.target),
-        (*CPU, "--dtype", pair.dtype, *COMMON, *arm.flags),
+        (*pair.flags, *COMMON, *arm.flags),
         log=log,
         cpus=all_cores if arm.all_cores else cores.target,
         environment=cpu_environment(len(all_cores) if arm.all_cores else 1),

@@ -17,6 +17,8 @@ from sglang_mirror.errors import MirrorError
 from sglang_mirror.upscale.folder import make_folder, make_head_folder
 from sglang_mirror.upscale.shape import parse_shape
 
+# A large shape's KV takes 64 KiB a token and more; so several servers fit into a small host's memory.
+ENLARGED_TOKENS = 8192
 LEAST = {"questions": 1, "tokens": 1, "repeats": 1, "concurrency": 1, "temperature": 0, "together": 2}
 
 
@@ -86,4 +88,4 @@ def _enlarged(pair: Pair, head: Path | None, shapes: str, folder: Path) -> tuple
         draft = make_folder(draft, parse_shape(of_draft), folder / f"draft-{of_draft}")
     if head is not None:
         head = make_head_folder(head, target, folder / f"eagle3-{of_target}")
-    return dataclasses.replace(pair, target=target, draft=draft), head
+    return dataclasses.replace(pair, target=target, draft=draft, max_tokens=ENLARGED_TOKENS), head

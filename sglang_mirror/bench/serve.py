@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from sglang_mirror.bench.arms import CPU, Cores, mirror
+from sglang_mirror.bench.arms import Cores, mirror
 from sglang_mirror.bench.client import payload
 from sglang_mirror.bench.demo import say
 from sglang_mirror.bench.pair import EMBEDDED, GAMMA, embedded_pair
@@ -24,7 +24,7 @@ def main() -> None:
     say(f"starting on port {PORT}; when it is ready, try:\n")
     say(f"  curl -s http://127.0.0.1:{PORT}/generate -H 'Content-Type: application/json' -d '{body}'\n")
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(pair.target)]
-    command += ["--host", "127.0.0.1", "--port", str(PORT), "--dtype", pair.dtype, *CPU, *arm.flags]
+    command += ["--host", "127.0.0.1", "--port", str(PORT), *pair.flags, *arm.flags]
     os.sched_setaffinity(0, cores.target)
     os.execve(sys.executable, command, {**os.environ, **cpu_environment()})
 

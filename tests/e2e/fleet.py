@@ -38,7 +38,7 @@ def lockstep_trace(roots: str, label: str = "") -> Path:
 
 
 def flags(*extra: str, dtype: str = "float32") -> tuple[str, ...]:
-    return (*CPU, "--dtype", dtype, *SERVING, *extra)
+    return (*CPU, "--dtype", dtype, "--max-total-tokens", "32768", *SERVING, *extra)
 
 
 def mirror_flags(draft: Path | str | None, **settings: Any) -> tuple[str, ...]:
