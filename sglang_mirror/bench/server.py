@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -23,6 +24,16 @@ from sglang_mirror.errors import MirrorError
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """In a child before it becomes a server: whatever ends us, a kill included, the kernel tells it to end."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class ServerError(MirrorError):
@@ -108,6 +119,7 @@ class Server:
             stderr=subprocess.STDOUT,
             env=self._environment,
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         return self
 
