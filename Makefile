@@ -29,7 +29,7 @@ serve: install  ## a server on port 30000 that decodes by mirror
 	$(BIN)/python -m sglang_mirror.bench.serve
 
 # The first arm runs in every group of four: more servers than that at once do not fit into 24 GiB.
-COMPARED := --arms plain standalone eagle3 mirror serial mirror:roots=draft plain:cores=all \
+COMPARED := --arms plain standalone eagle3 mirror serial mirror:roots=union plain:cores=all \
 	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
 
 bench: install  ## every way of decoding side by side, small and enlarged target; at most 30 minutes
