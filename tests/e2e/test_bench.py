@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -110,3 +112,20 @@ def test_servers_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     prompt = exact.tokens_of(text)
     logits = exact.next_logits([[*prompt, *answer.token_ids]], len(prompt) - 1)
     assert logits[0].argmax(-1).tolist()[: len(answer.token_ids)] == list(answer.token_ids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_bench_that_is_ended_leaves_nothing(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sglang_mirror.cli", "bench", "run", "--arms", "plain"]
+    command += ["--json", str(tmp_path / "bench.json")]
+    running = subprocess.Popen(command, env=child_environment(), stderr=subprocess.DEVNULL)
+    started: list[psutil.Process] = []
+    until = time.monotonic() + DEADLINE_S
+    while not started and time.monotonic() < until:
+        time.sleep(0.1)
+        children = psutil.Process(running.pid).children(recursive=True)
+        started = [each for each in children if "sglang.launch_server" in each.cmdline()]
+    assert started
+    running.send_signal(number)
+    running.wait(30)
+    assert not psutil.wait_procs(started, timeout=30)[1]
