@@ -48,14 +48,15 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
     rows = [{"turns": ["def f(x):", "def g(y):"], "category": name} for name in ("writing", "qa")]
     questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     out = tmp_path / "bench.json"
-    arms = ("--arms", "plain", "eagle3", "mirror:root_budget=6")
+    arms = ("--arms", "plain", "serial:draft=streaming", "mirror:root_budget=6")
     matrix = ("--workload", questions, "--temperature", "0", "1", "--concurrency", "2")
     sizes = ("--questions", "2", "--tokens", "12", "--repeats", "2", "--enlarge", SHAPE)
     done = bench("run", *arms, *matrix, *sizes, "--json", out)
     assert done.returncode == 1, done.stdout + done.stderr[-4000:]
-    assert "eagle3 did not run: no EAGLE3 head is given" in done.stdout
+    missing = f"serial:draft=streaming on {SHAPE}"
+    assert f"{missing} did not run: no streaming draft is given" in done.stdout
     content = json.loads(out.read_text())
-    assert [entry["arm"] for entry in content["skipped"]] == ["eagle3"]
+    assert [entry["arm"] for entry in content["skipped"]] == [missing]
     found = {(e["arm"], e["workload"], e["temperature"]): e for e in content["results"]}
     workloads = ("chats", "chats/multi-turn", "chats/qa")
     assert len(found) == 2 * len(workloads) * 2
