@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,9 @@ from sglang_mirror.bench.measure import Lap, Run, counters
 from sglang_mirror.bench.server import Server
 from sglang_mirror.bench.workload import Question
 from sglang_mirror.errors import MirrorError
+
+# A server that ends drops its connections first.
+ENDING_S = 2.0
 
 Tick = Callable[[str], None]
 
@@ -88,7 +92,8 @@ def _report(name: str, server: Server) -> dict[str, object] | None:
 
 
 def _failed(name: str, server: Server, error: httpx.HTTPError) -> ArmError:
-    status = server.poll()
-    if status is None:
+    try:
+        status = server.wait_for_exit(ENDING_S)
+    except subprocess.TimeoutExpired:
         return ArmError(name, f"its server did not answer: {error!r}")
     return ArmError(name, f"its server ended with status {status}:\n{server.log_tail()}")
