@@ -34,6 +34,11 @@ class WindowShape:
     def chain(cls, depth: int) -> WindowShape:
         return cls(depth, 1, depth)
 
+    @property
+    def num_nodes(self) -> int:
+        """Nodes in all, the root included."""
+        return self.size + 1
+
 
 def child_chances(candidates: Candidates, topk: int, agreement: Agreement) -> list[tuple[int, float]]:
     """The first `topk` candidates, and the log-probability that the target goes there from their node.
@@ -84,6 +89,8 @@ class Growth:
 
     Attributes:
         nodes: all that are known, numbered as they were found; the root is 0.
+        chosen: numbers of the window's nodes, the most valuable first: the root, and parents before children.
+        depth: draft tokens on the window's longest path.
         open: numbers of the window's nodes whose children are not known yet, the most valuable first.
     """
 
@@ -91,17 +98,12 @@ class Growth:
         self._shape, self._agreement = shape, agreement
         self.nodes = [Grown(root, -1, (), 0.0)]
         self._expanded: set[int] = set()
-        self._chosen = [0]
+        self.chosen, self.depth = [0], 0
         self.open = [0] if shape.depth and shape.size else []
 
     @property
     def complete(self) -> bool:
         return not self.open
-
-    @property
-    def chosen(self) -> list[int]:
-        """Numbers of the window's nodes, the most valuable first: the root, and parents before children."""
-        return self._chosen
 
     def expand(self, number: int, candidates: Candidates) -> None:
         """The draft's next tokens after a node are known."""
@@ -116,10 +118,11 @@ class Growth:
         ranked = sorted(
             range(len(self.nodes)), key=lambda each: (-self.nodes[each].value, self.nodes[each].path)
         )
-        self._chosen = ranked[: self._shape.size + 1]
+        self.chosen = ranked[: self._shape.num_nodes]
+        self.depth = max(self.nodes[each].depth for each in self.chosen)
         self.open = [
             each
-            for each in self._chosen
+            for each in self.chosen
             if each not in self._expanded and self.nodes[each].depth < self._shape.depth
         ]
 
@@ -127,13 +130,14 @@ class Growth:
         self.open = []
         if candidates.tokens:
             self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), node.value - 1.0))
-            self._chosen.append(number + 1)
-            self.open = [number + 1] if node.depth + 1 < min(self._shape.depth, self._shape.size) else []
+            self.chosen.append(number + 1)
+            self.depth = node.depth + 1
+            self.open = [number + 1] if self.depth < min(self._shape.depth, self._shape.size) else []
 
     def window(self) -> Window:
         """The window as far as it has grown."""
-        places = {number: place for place, number in enumerate(self._chosen)}
-        nodes = [self.nodes[number] for number in self._chosen]
+        places = {number: place for place, number in enumerate(self.chosen)}
+        nodes = [self.nodes[number] for number in self.chosen]
         return Window(
             tuple(node.token for node in nodes), tuple(places.get(node.parent, -1) for node in nodes)
         )

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def depths(parents: Sequence[int]) -> list[int]:
+    """Depth of each node of a tree whose parents come before their children; the root's is 0."""
+    found = [0]
+    for parent in parents[1:]:
+        found.append(found[parent] + 1)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A tree of tokens whose root (node 0) is the last committed token.

@@ -27,20 +27,17 @@ class Growing:
         forwards: that it has grown by.
     """
 
-    __slots__ = ("_growth", "_known", "forwards", "shape")
+    __slots__ = ("_growth", "_known", "_whole", "forwards", "shape")
 
     def __init__(self, root: Node, shape: WindowShape, agreement: Agreement) -> None:
         self.shape, self.forwards = shape, 0
         self._growth = Growth(root.token, shape, agreement)
         self._known = [root]  # by the growth's numbers
+        self._whole: Window | None = None  # once it is complete
 
     @property
     def complete(self) -> bool:
         return self._growth.complete
-
-    @property
-    def root(self) -> Node:
-        return self._known[0]
 
     @property
     def nodes(self) -> list[Node]:
@@ -54,7 +51,7 @@ class Growing:
     @property
     def depth(self) -> int:
         """Draft tokens on its longest path so far."""
-        return max(self._growth.nodes[number].depth for number in self._growth.chosen)
+        return self._growth.depth
 
     def extend(self) -> bool:
         """Take in what has been computed since; whether it is complete."""
@@ -106,7 +103,12 @@ class Growing:
         return node
 
     def window(self) -> Window:
-        return self._growth.window()
+        """It so far. The whole is asked for many times a step, and made once."""
+        if not self.complete:
+            return self._growth.window()
+        if self._whole is None:
+            self._whole = self._growth.window()
+        return self._whole
 
 
 class Standing:
@@ -123,10 +125,6 @@ class Standing:
 
     def __init__(self, nodes: Sequence[Node], window: Window) -> None:
         self.nodes, self._window = list(nodes), window
-
-    @property
-    def root(self) -> Node:
-        return self.nodes[0]
 
     @property
     def num_drafted(self) -> int:

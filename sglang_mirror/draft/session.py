@@ -78,16 +78,15 @@ class Session:
     def commit(self, outcome: Outcome) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
         self._rollout.learn(outcome.tokens)
-        standing = self._rollout.standing(outcome.tokens, outcome.window_len)
+        hit = self._rollout.standing(outcome.tokens, outcome.window_len) if outcome.window_len else None
         move = self._tree.commit(outcome.tokens)
         if move is not None:
             self.cache.move(move.slots, move.start)
         self.stamp = outcome.stamp
         self.awaited = not outcome.window_len
         self._quiet = False
-        window = standing if outcome.window_len else None
         self._rollout = self._roll_out(
-            window or Growing(self._tree.root, self._settings.shape, self._agreements.draft)
+            hit or Growing(self._tree.root, self._settings.shape, self._agreements.draft)
         )
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.core.window import Window
+from sglang_mirror.core.window import Window, depths
 from sglang_mirror.errors import ProtocolError
 
 
@@ -32,7 +32,7 @@ def checked_window(
         window = Window((root, *tokens), (-1, *parents))
     except ValueError as error:
         raise ProtocolError(f"the draft sent a window that is no tree: {error}") from error
-    if len(tokens) > shape.size or _too_deep(window, shape.depth) or _too_wide(window, shape.topk):
+    if len(tokens) > shape.size or max(depths(window.parents)) > shape.depth or _too_wide(window, shape.topk):
         raise ProtocolError(
             f"the draft sent a window of {len(tokens)} tokens that is larger, deeper or wider than agreed: "
             f"{shape.size} tokens, depth {shape.depth}, {shape.topk} children a node"
@@ -41,13 +41,6 @@ def checked_window(
     if not strange:
         return window
     return window.first(strange[0]) if strange[0] else None
-
-
-def _too_deep(window: Window, depth: int) -> bool:
-    depths = [0]
-    for parent in window.parents[1:]:
-        depths.append(depths[parent] + 1)
-    return max(depths) > depth
 
 
 def _too_wide(window: Window, topk: int) -> bool:

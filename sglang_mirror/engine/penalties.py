@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from sglang_mirror.core.window import depths
+
 
 def penalise(
     batch: Any, tokens: torch.Tensor, parents: Sequence[Sequence[int]], logits: torch.Tensor
@@ -48,10 +50,7 @@ def _penalise(
     """One request; `window` [n] with its root, which is the last of the output; `logits` [n, V]."""
     asked = req.sampling_params
     if forbidden is not None and len(req.output_ids) < asked.min_new_tokens:
-        depths = [0]
-        for parent in parents[1:]:
-            depths.append(depths[parent] + 1)
-        for node, depth in enumerate(depths):
+        for node, depth in enumerate(depths(parents)):
             if len(req.output_ids) + depth < asked.min_new_tokens:
                 logits[node].masked_fill_(forbidden, -torch.inf)
     if not (asked.frequency_penalty or asked.presence_penalty or asked.repetition_penalty != 1.0):

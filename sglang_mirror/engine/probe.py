@@ -30,7 +30,7 @@ def hello(config: MirrorConfig, *, shape: WindowShape, target: str) -> Hello:
         vocabulary=vocabulary_fingerprint(target),
         gamma=shape.depth,
         topk=shape.topk,
-        nodes=shape.size + 1,
+        nodes=shape.num_nodes,
         kappa=config.kappa,
         roots=config.roots,
         root_budget=config.root_budget,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
 from sglang_mirror.engine.host import (
     CaptureHiddenMode,
@@ -27,37 +28,13 @@ NUM_STEPS_ARE_ASKED = "num_steps" in inspect.signature(run_eagle_verify).paramet
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of every window in a step.
-
-    Attributes:
-        num_steps: draft tokens on the longest path.
-        topk: children a node.
-        num_nodes: of each window, the root included.
-    """
-
-    num_steps: int
-    topk: int
-    num_nodes: int
-
-    @classmethod
-    def chain(cls, num_steps: int) -> Shape:
-        return cls(num_steps, 1, num_steps + 1)
-
-    @property
-    def num_places(self) -> int:
-        """Entries of SGLang's parent list: the root's, and one a node that has children."""
-        return self.topk * (self.num_steps - 1) + 1 if self.num_steps else 0
-
-
-@dataclass(frozen=True, slots=True)
 class Laid:
     """A batch of windows as SGLang's verification takes them, all n nodes large.
 
     Attributes:
         tokens: without the roots, int64 [B, n - 1].
         parents: of every node, -1 for the roots, [B][n].
-        places: SGLang's parent list, int64 [B, shape.num_places].
+        places: SGLang's parent list, int64 [B, places].
         numbers: SGLang's number of each draft token, int64 [B, n - 1].
     """
 
@@ -77,13 +54,13 @@ class Laid:
         return torch.tensor(rows, dtype=torch.int64)
 
 
-def lay_out(windows: Sequence[Window | None], shape: Shape) -> Laid:
+def lay_out(windows: Sequence[Window | None], shape: WindowShape) -> Laid:
     """Windows side by side; a short one goes on with padding, in a chain behind its last node.
 
     SGLang names a draft token by a number: which entry of the parent list holds its parent's, times topk,
     plus its rank among that parent's children. The last node is a leaf, so the padding is nobody's sibling.
     """
-    count = shape.num_nodes - 1
+    count = shape.size
     tokens, parents, places, numbers = [], [], [], []
     for window in windows:
         ours = list(window.tokens[1 : shape.num_nodes]) if window else []
@@ -98,12 +75,17 @@ def lay_out(windows: Sequence[Window | None], shape: Shape) -> Laid:
     return Laid(
         torch.tensor(tokens, dtype=torch.int64).view(by_request),
         parents,
-        torch.tensor(places, dtype=torch.int64).view(len(windows), shape.num_places),
+        torch.tensor(places, dtype=torch.int64).view(len(windows), num_places(shape)),
         torch.tensor(numbers, dtype=torch.int64).view(by_request),
     )
 
 
-def _named(above: Sequence[int], shape: Shape) -> tuple[list[int], list[int]]:
+def num_places(shape: WindowShape) -> int:
+    """Entries of SGLang's parent list: the root's, and one a node that has children."""
+    return shape.topk * (shape.depth - 1) + 1 if shape.depth else 0
+
+
+def _named(above: Sequence[int], shape: WindowShape) -> tuple[list[int], list[int]]:
     """SGLang's parent list and numbers for draft tokens whose parents are `above`."""
     places, numbers = [-1], list[int]()
     place_of, ranks = {0: 0}, Counter[int]()
@@ -113,7 +95,8 @@ def _named(above: Sequence[int], shape: Shape) -> tuple[list[int], list[int]]:
             places.append(numbers[parent - 1])
         numbers.append(place_of[parent] * shape.topk + ranks[parent])
         ranks[parent] += 1
-    return (places + [-1] * (shape.num_places - len(places)))[: shape.num_places], numbers
+    room = num_places(shape)
+    return (places + [-1] * (room - len(places)))[:room], numbers
 
 
 class Verifier:
@@ -137,7 +120,7 @@ class Verifier:
             capture_hidden_mode=CaptureHiddenMode.NULL,
         )
 
-    def prepare(self, batch: Any, laid: Laid, shape: Shape) -> None:
+    def prepare(self, batch: Any, laid: Laid, shape: WindowShape) -> None:
         """Turn the batch into a verification of these windows, each behind its request's root."""
         draft_input = batch.spec_info
         draft_input.bonus_tokens = draft_input.bonus_tokens.to(torch.int64)
@@ -150,22 +133,22 @@ class Verifier:
             None,
             target_worker=self._worker.target_worker,
             topk=shape.topk,
-            num_steps=shape.num_steps,
+            num_steps=shape.depth,
             num_draft_tokens=shape.num_nodes,
             tree_mask_mode=default_tree_mask_mode(),
             device=self._device,
         )
         batch.spec_info.window_parents = laid.parents  # for penalties, node by node
 
-    def prepare_idle(self, batch: Any, shape: Shape) -> None:
+    def prepare_idle(self, batch: Any, shape: WindowShape) -> None:
         """A rank without requests takes part with an empty verification."""
         batch.spec_info = EagleVerifyInput.create_idle_input(
-            shape.topk, shape.num_steps, shape.num_nodes, self._device
+            shape.topk, shape.depth, shape.num_nodes, self._device
         )
 
-    def run(self, batch: Any, shape: Shape, grammar_barrier: Any) -> Any:
+    def run(self, batch: Any, shape: WindowShape, grammar_barrier: Any) -> Any:
         """Verify; SGLang's own result, ready for its scheduler."""
-        extra = {"num_steps": shape.num_steps} if NUM_STEPS_ARE_ASKED else {}
+        extra = {"num_steps": shape.depth} if NUM_STEPS_ARE_ASKED else {}
         result = run_eagle_verify(
             batch,
             target_worker=self._worker.target_worker,
@@ -185,7 +168,7 @@ class Verifier:
         return result
 
 
-def committed_tokens(result: Any, shape: Shape) -> list[list[int]]:
+def committed_tokens(result: Any, shape: WindowShape) -> list[list[int]]:
     """The tokens that each request of a verified batch commits: accepted ones, then the correction."""
     counts = result.accept_lens.tolist()
     rows = result.next_token_ids.view(len(counts), shape.num_nodes).tolist()

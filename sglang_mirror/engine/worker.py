@@ -6,6 +6,7 @@ next, look the outcome up among its branches, say what was committed.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import exit_candidates
-from sglang_mirror.engine.step import Laid, Shape, Verifier, committed_tokens, lay_out
+from sglang_mirror.engine.step import Laid, Verifier, committed_tokens, lay_out
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.engine.trace import Trace
 from sglang_mirror.protocol.liveness import Peer
@@ -49,8 +50,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         spec = get_spec()
         self.speculative_num_steps = spec.speculative_num_steps
         self.speculative_num_draft_tokens = spec.speculative_num_draft_tokens
-        self._shape = Shape(
-            self.speculative_num_steps, spec.speculative_eagle_topk, self.speculative_num_draft_tokens
+        self._shape = WindowShape(
+            self.speculative_num_steps, spec.speculative_eagle_topk, self.speculative_num_draft_tokens - 1
         )
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
@@ -59,7 +60,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self._exit = self._tap()
         self.supervisor = DraftSupervisor(
             self.config,
-            shape=WindowShape(self._shape.num_steps, self._shape.topk, self._shape.num_nodes - 1),
+            shape=self._shape,
             target=server_args.model_path,
             vocab_size=self.model_runner.model_config.vocab_size,
             counters=self.counters,
@@ -141,16 +142,16 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             self._write_trace(requests, windows, committed, hits, (began, ended))
         return result
 
-    def _shape_of(self, windows: Sequence[Window | None]) -> Shape:
+    def _shape_of(self, windows: Sequence[Window | None]) -> WindowShape:
         """As many nodes as the longest window has; elsewhere than on a CPU one of two shapes, for graphs."""
-        most = max((len(window) for window in windows if window), default=1)
-        if most == 1:
-            return Shape.chain(0)
+        size = max((len(window) - 1 for window in windows if window), default=0)
+        if not size:
+            return WindowShape.chain(0)
         if self.device != "cpu":
             return self._shape
         if self._shape.topk == 1:
-            return Shape.chain(most - 1)
-        return Shape(self._shape.num_steps, self._shape.topk, most)
+            return WindowShape.chain(size)
+        return dataclasses.replace(self._shape, size=size)
 
     def _count_cycle(self) -> None:
         now = time.monotonic()
@@ -200,12 +201,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     def _verify(
         self,
         batch: Any,
-        shape: Shape,
+        shape: WindowShape,
         laid: Laid,
         requests: Sequence[Request],
         grammar_barrier: Any,
     ) -> Any:
-        if self._exit is None or not shape.num_steps:
+        if self._exit is None or not shape.size:
             return self._verifier.run(batch, shape, grammar_barrier)
         children = laid.children(shape.topk)
         self._exit.arm(children, lambda ids, logprobs: self._signal(requests, ids, logprobs))

@@ -7,21 +7,18 @@ import random
 import pytest
 import torch
 
+from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.step import Shape, lay_out
+from sglang_mirror.engine.step import lay_out
 from sglang_mirror.platform import tree
 
 
-def grown(rng: random.Random, shape: Shape, size: int) -> Window:
+def grown(rng: random.Random, shape: WindowShape, size: int) -> Window:
     """A random tree of `size` nodes within `shape`, its last node a leaf as in every window."""
     parents, depths, counts = [-1], [0], [0]
     while len(parents) < size:
         parent = rng.choice(
-            [
-                node
-                for node in range(len(parents))
-                if depths[node] < shape.num_steps and counts[node] < shape.topk
-            ]
+            [node for node in range(len(parents)) if depths[node] < shape.depth and counts[node] < shape.topk]
         )
         counts[parent] += 1
         parents.append(parent)
@@ -32,9 +29,16 @@ def grown(rng: random.Random, shape: Shape, size: int) -> Window:
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape.chain(1), Shape.chain(5), Shape(2, 2, 4), Shape(4, 3, 9), Shape(7, 4, 16), Shape(3, 4, 10)],
+    [
+        WindowShape.chain(1),
+        WindowShape.chain(5),
+        WindowShape(2, 2, 3),
+        WindowShape(4, 3, 8),
+        WindowShape(7, 4, 15),
+        WindowShape(3, 4, 9),
+    ],
 )
-def test_the_builder_gives_the_tree_back(shape: Shape) -> None:
+def test_the_builder_gives_the_tree_back(shape: WindowShape) -> None:
     rng = random.Random(repr(shape))
     n = shape.num_nodes
     windows = [grown(rng, shape, rng.randint(2, n)) for _ in range(20)]
@@ -51,7 +55,7 @@ def test_the_builder_gives_the_tree_back(shape: Shape) -> None:
         positions,
         *links,
         shape.topk,
-        shape.num_steps,
+        shape.depth,
         n,
         tree.QLEN_ONLY,
     )
@@ -77,12 +81,12 @@ def test_the_builder_gives_the_tree_back(shape: Shape) -> None:
 
 
 def test_without_a_window_there_is_padding_only() -> None:
-    laid = lay_out([None, Window.chain(5, [6])], Shape.chain(2))
+    laid = lay_out([None, Window.chain(5, [6])], WindowShape.chain(2))
     assert laid.tokens.tolist() == [[0, 0], [6, 0]]
     assert laid.parents == [[-1, 0, 1]] * 2
 
 
 def test_a_plain_step_has_roots_only() -> None:
-    laid = lay_out([None, None], Shape.chain(0))
+    laid = lay_out([None, None], WindowShape.chain(0))
     assert laid.tokens.shape == laid.numbers.shape == (2, 0)
     assert laid.children(1).tolist() == [[-1], [-1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -29,6 +29,10 @@ class _Part:
     wanted: list[int]  # of its rows, from 0
     mask: torch.Tensor | None  # [n, num_slots], 0 or HIDDEN; None if a single row sees everything
     windowed: torch.Tensor | None  # the same under the sliding window, where that hides anything
+    ahead: dict[bool, torch.Tensor] = field(default_factory=dict)  # of the streams; whether windowed
+
+    def mask_for(self, *, sliding: bool) -> torch.Tensor | None:
+        return self.windowed if sliding and self.windowed is not None else self.mask
 
 
 class TreeAttention:
@@ -99,7 +103,7 @@ class TreeAttention:
             keys.narrow(1, part.start, num_rows).copy_(key.narrow(1, part.first, num_rows))
             values.narrow(1, part.start, num_rows).copy_(value.narrow(1, part.first, num_rows))
             keys, values = keys.narrow(1, 0, part.num_slots), values.narrow(1, 0, part.num_slots)
-            mask = part.windowed if sliding and part.windowed is not None else part.mask
+            mask = part.mask_for(sliding=sliding)
             rows = query.narrow(1, part.first, num_rows)
             outputs.append(_attend(rows, keys, values, mask, scale=scale, softcap=softcap).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -139,8 +143,9 @@ class TreeAttention:
             first += num_rows
             keys = torch.cat((part.cache.keys[layer].narrow(1, 0, part.num_slots), ours[1]), 1)
             values = torch.cat((part.cache.values[layer].narrow(1, 0, part.num_slots), ours[2]), 1)
-            mask = part.windowed if sliding and part.windowed is not None else part.mask
-            seen = _stream_mask(part, mask, count, query)
+            if sliding not in part.ahead:  # every layer of a kind sees the same
+                part.ahead[sliding] = _stream_mask(part, part.mask_for(sliding=sliding), count, query)
+            seen = part.ahead[sliding]
             outputs.append(_attend(ours[0], keys, values, seen, scale=scale, softcap=None).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
