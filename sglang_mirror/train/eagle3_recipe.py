@@ -6,7 +6,6 @@ in the form that SGLang loads.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -18,23 +17,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from sglang_mirror.train import attention, heldout
-from sglang_mirror.train.distill import MixedWindows
+from sglang_mirror.train import attention
+from sglang_mirror.train.beside import arguments, begin, mixed_windows, plan_of, short_prompts
 from sglang_mirror.train.eagle3 import STEPS, Drafted, Eagle3Head, eagle3_loss, shifted
-from sglang_mirror.train.generate import continue_rows, own_text
+from sglang_mirror.train.generate import continue_rows
 from sglang_mirror.train.optim import Budget
 from sglang_mirror.train.prepare import prepare
-from sglang_mirror.train.pretrain import training_windows
 from sglang_mirror.train.shapes import target_config
 from sglang_mirror.train.start import start_model
 from sglang_mirror.train.tokenizer import load_tokenizer
-from sglang_mirror.train.trainer import Plan, Trainer
+from sglang_mirror.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 OWN_TEXT_SHARE = 0.6  # of each step's rows
-OWN_TEXT_TIME = 0.1
-NUM_PROMPTS, NUM_TOKENS = 40, 96
+NUM_TOKENS = 96
 REFERENCE = "acceptance.json"
 # Of the target's config, in the head's.
 SAME = (
@@ -45,15 +42,10 @@ SAME = (
 
 def train_head(work: Path, target: Qwen3ForCausalLM, *, seconds: float, tokens: int | None) -> Trainer:
     """Trains the head; its checkpoint is `work`/eagle3.pt."""
-    text = own_text(
-        target, training_windows(work, seed=21), work / "own_text-eagle3.pt", seconds=seconds * OWN_TEXT_TIME
-    )
-    windows = MixedWindows(training_windows(work, seed=22), text, OWN_TEXT_SHARE)
+    windows = mixed_windows(work, target, "eagle3", seed=21, share=OWN_TEXT_SHARE, seconds=seconds)
     target.set_attn_implementation(attention.NAME)
     head = Eagle3Head(target)
-    plan = Plan(
-        Budget(tokens=tokens, seconds=seconds), tokens_per_step=2048, window_len=256, long_window_len=512
-    )
+    plan = plan_of(Budget(tokens=tokens, seconds=seconds))
     trainer = Trainer(head, eagle3_loss(head, target, compiled=True), windows, plan, work / "eagle3.pt")
     trainer.train()
     return trainer
@@ -63,10 +55,8 @@ def measured(folder: Path, target: Qwen3ForCausalLM, data: Path) -> dict[str, An
     """`head_acceptance` of the head in `folder`, as it is shipped, after the first held-out prompts."""
     head = Eagle3Head(target)
     head.load_state_dict(load_file(folder / "model.safetensors"))
-    tokenizer = load_tokenizer(folder)
-    rows = [each["prompt"] for each in heldout.read(data) if not each["long"]]
+    prompts = short_prompts(data, load_tokenizer(folder))
     target.set_attn_implementation("sdpa")
-    prompts = [tokenizer.encode(row) for row in rows[:NUM_PROMPTS]]
     found: dict[str, Any] = head_acceptance(head.float().eval(), target, prompts)
     return found
 
@@ -146,19 +136,11 @@ def card(trainer: Trainer) -> str:
 
 def main() -> None:
     """Prepare, train, measure, write; a stage that is done is skipped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--models", type=Path, default=Path("examples/models"), help="has target/, gets eagle3/"
-    )
-    parser.add_argument("--work", type=Path, default=Path("out/eagle3"), help="scratch, kept for resuming")
-    parser.add_argument("--data", type=Path, default=Path("examples/data/heldout.jsonl"))
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser = arguments(__doc__, gets="eagle3", minutes=60.0)
     parser.add_argument("--tokens", type=int, help="or its tokens, where that is sooner")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measure", action="store_true", help="measure the head that is there, and no more")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
+    begin(args)
     target = start_model(args.models, "target", target_config()).eval()
     folder = args.models / "eagle3"
     if not args.measure:

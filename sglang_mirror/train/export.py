@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,22 @@ def load_trained(checkpoint: Path, config: Qwen3Config) -> Qwen3ForCausalLM:
 
 def export(model: Qwen3ForCausalLM, tokenizer: Path, folder: Path, card: str) -> None:
     """Writes the folder beside itself and swaps it in, so that a reader never finds half of one."""
-    partial = folder.with_name(folder.name + ".partial")
+    with fresh_folder(folder) as partial:
+        shipped = build(model.config).to(torch.bfloat16)
+        shipped.load_state_dict(model.state_dict())
+        shipped.save_pretrained(partial)
+        load_tokenizer(tokenizer).save_pretrained(partial)
+        _widen(partial, model.config)
+        (partial / "README.md").write_text(card)
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes `folder`'s place once that has gone well."""
+    partial, previous = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".previous"))
     shutil.rmtree(partial, ignore_errors=True)
-    shipped = build(model.config).to(torch.bfloat16)
-    shipped.load_state_dict(model.state_dict())
-    shipped.save_pretrained(partial)
-    load_tokenizer(tokenizer).save_pretrained(partial)
-    _widen(partial, model.config)
-    (partial / "README.md").write_text(card)
-    previous = folder.with_name(folder.name + ".previous")
+    partial.mkdir(parents=True)
+    yield partial
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
         folder.rename(previous)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_mirror.errors import MirrorError
+from sglang_mirror.train.beside import OWN_TEXT_TIME
 from sglang_mirror.train.data import Windows
 from sglang_mirror.train.distill import MixedWindows
 from sglang_mirror.train.generate import own_text
@@ -22,7 +23,6 @@ from sglang_mirror.train.trainer import Plan, Trainer
 
 logger = logging.getLogger(__name__)
 
-OWN_TEXT_TIME = 0.1  # of the training's
 OWN_TEXT_SECONDS = 120.0  # where its end is given in tokens
 SEED = 41
 

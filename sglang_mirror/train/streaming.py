@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sglang_mirror.errors import MirrorError
+from sglang_mirror.train.distill import CROSS_ENTROPY_SHARE
+from sglang_mirror.train.export import fresh_folder
 from sglang_mirror.train.streams import ENTRY, FILE, WEIGHT, Streams
 from sglang_mirror.train.trainer import Loss
 
 STREAM_WEIGHT = 0.1  # of each stream's loss beside the main one's, as published
-CROSS_ENTROPY_SHARE = 0.1  # where a target teaches; else the text is all there is
 
 
 class StreamingModel(nn.Module):  # type: ignore[misc]  # torch ships no types
@@ -95,12 +96,6 @@ def save_streaming(student: StreamingModel, source: Path, folder: Path, card: st
         folder: where it goes; replaced whole, at the end.
         card: its README.md.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file() and file.suffix not in (".safetensors", ".bin", ".md"):
-            shutil.copyfile(file, partial / file.name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"))
     tied = bool(config.get("tie_word_embeddings"))
@@ -109,18 +104,16 @@ def save_streaming(student: StreamingModel, source: Path, folder: Path, card: st
         for name, weight in student.model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
-    save_file(weights, partial / "model.safetensors", {"format": "pt"})
     embeddings = student.streams.embeddings.detach().to(dtype).contiguous()
-    save_file({WEIGHT: embeddings}, partial / FILE, {"format": "pt"})
     config[ENTRY] = {"count": student.streams.count, "layers": student.streams.num_layers}
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        folder.rename(previous)
-    partial.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)
+    with fresh_folder(folder) as partial:
+        for file in source.iterdir():
+            if file.is_file() and file.suffix not in (".safetensors", ".bin", ".md"):
+                shutil.copyfile(file, partial / file.name)
+        save_file(weights, partial / "model.safetensors", {"format": "pt"})
+        save_file({WEIGHT: embeddings}, partial / FILE, {"format": "pt"})
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_streaming(folder: Path) -> StreamingModel:

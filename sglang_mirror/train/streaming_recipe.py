@@ -6,7 +6,6 @@ on held-out prompts, and the new one is written beside them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -15,41 +14,29 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
-from sglang_mirror.train import heldout
-from sglang_mirror.train.distill import MixedWindows
+from sglang_mirror.train.beside import arguments, begin, mixed_windows, plan_of, short_prompts
 from sglang_mirror.train.evaluate_streams import streaming_acceptance
-from sglang_mirror.train.generate import own_text
 from sglang_mirror.train.optim import Budget
 from sglang_mirror.train.prepare import prepare
-from sglang_mirror.train.pretrain import training_windows
 from sglang_mirror.train.shapes import draft_config, target_config
 from sglang_mirror.train.start import start_model
 from sglang_mirror.train.streaming import STREAM_WEIGHT, StreamingModel, save_streaming, streaming_loss
 from sglang_mirror.train.tokenizer import load_tokenizer
-from sglang_mirror.train.trainer import Plan, Trainer
+from sglang_mirror.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 COUNT, NUM_LAYERS = 2, 1
 OWN_TEXT_SHARE = 0.7  # of each step's rows
-OWN_TEXT_TIME = 0.1
 LR_SCALE = 0.5  # the main stream has learned already
-NUM_PROMPTS, GAMMA = 40, 7
+GAMMA = 7
 
 
 def train_streams(work: Path, models: Path, target: Qwen3ForCausalLM, seconds: float) -> Trainer:
     """Trains the embedded draft on with streams; its checkpoint is `work`/streaming.pt."""
-    text = own_text(
-        target,
-        training_windows(work, seed=31),
-        work / "own_text-streaming.pt",
-        seconds=seconds * OWN_TEXT_TIME,
-    )
-    windows = MixedWindows(training_windows(work, seed=32), text, OWN_TEXT_SHARE)
+    windows = mixed_windows(work, target, "streaming", seed=31, share=OWN_TEXT_SHARE, seconds=seconds)
     student = StreamingModel(start_model(models, "draft", draft_config()), count=COUNT, num_layers=NUM_LAYERS)
-    plan = Plan(
-        Budget(seconds=seconds), tokens_per_step=2048, window_len=256, long_window_len=512, lr_scale=LR_SCALE
-    )
+    plan = plan_of(Budget(seconds=seconds), lr_scale=LR_SCALE)
     loss = streaming_loss(student, target, compiled=True)
     trainer = Trainer(student, loss, windows, plan, work / "streaming.pt")
     trainer.train()
@@ -73,25 +60,14 @@ def card(trainer: Trainer, found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Prepare, train, measure, write; a stage that is done is skipped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--models", type=Path, default=Path("examples/models"), help="has the pair, gets streaming/"
-    )
-    parser.add_argument("--work", type=Path, default=Path("out/streaming"), help="scratch, kept for resuming")
-    parser.add_argument("--data", type=Path, default=Path("examples/data/heldout.jsonl"))
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
+    args = arguments(__doc__, gets="streaming", minutes=30.0).parse_args()
+    begin(args)
     prepare(args.work, args.models)
     target = start_model(args.models, "target", target_config()).eval()
     trainer = train_streams(args.work, args.models, target, args.minutes * 60)
     student = trainer.model.to(torch.bfloat16).float().eval()
     assert isinstance(student, StreamingModel)
-    tokenizer = load_tokenizer(args.work / "tokenizer")
-    rows = [each["prompt"] for each in heldout.read(args.data) if not each["long"]][:NUM_PROMPTS]
-    prompts = [tokenizer.encode(row) for row in rows]
+    prompts = short_prompts(args.data, load_tokenizer(args.work / "tokenizer"))
     plain = StreamingModel(start_model(args.models, "draft", draft_config()).eval(), count=1, num_layers=1)
     found = {
         "streaming": streaming_acceptance(student, target, prompts, gamma=GAMMA, streams=COUNT),

@@ -17,16 +17,16 @@ def rows(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 64, (2, LENGTH), generator=torch.Generator().manual_seed(seed))
 
 
-def llama() -> LlamaForCausalLM:
+def llama(num_layers: int = 3, seed: int = 1) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     return LlamaForCausalLM(config).eval()
 
 
@@ -78,17 +78,7 @@ def test_against_one_row_at_a_time() -> None:
     In a one-layer model a stream is a token that follows the text, at its own place: its embedding is the
     last token's plus the stream's.
     """
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    torch.manual_seed(2)
-    plain = LlamaForCausalLM(config).eval()
-    model = LlamaForCausalLM(config).eval()
+    plain, model = llama(num_layers=1, seed=2), llama(num_layers=1, seed=3)
     model.load_state_dict(plain.state_dict())
     streams = Streams(model, count=COUNT, num_layers=1)
     found = states(model, rows())
