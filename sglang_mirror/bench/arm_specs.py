@@ -33,6 +33,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 COUNTS = {"gamma", "steps", "topk", "nodes"}
 DRAFTS = ("plain", "streaming")
+OWN = "own"  # what results call a target in its own size
 DEPTH = 5  # draft tokens in a chain, unless something better is known
 
 
@@ -46,7 +47,7 @@ class Setup:
         settings: of each arm, unless it says otherwise.
         eagle3: folder of an EAGLE3 head for the target.
         streaming: folder of a streaming draft.
-        target: as results call it: `own` for its own size, else the shape that it is enlarged to.
+        target: as results call it: `OWN`, else the shape that it is enlarged to.
     """
 
     pair: Pair
@@ -54,7 +55,7 @@ class Setup:
     settings: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     eagle3: Path | None = None
     streaming: Path | None = None
-    target: str = "own"
+    target: str = OWN
 
 
 def parse_arm(text: str, setup: Setup) -> Arm:

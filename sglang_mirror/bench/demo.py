@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_mirror.bench.arm_specs import Setup, parse_arm
+from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
 from sglang_mirror.bench.arms import Cores
 from sglang_mirror.bench.client import payload, stream
 from sglang_mirror.bench.experiment import Experiment, Plan
@@ -15,7 +15,7 @@ from sglang_mirror.bench.output import Output
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.server import Server, ServerError
 from sglang_mirror.bench.table import table
-from sglang_mirror.bench.tuned import OWN, TUNED
+from sglang_mirror.bench.tuned import TUNED
 from sglang_mirror.bench.workload import HELD_OUT, load_workload
 from sglang_mirror.errors import MirrorError
 

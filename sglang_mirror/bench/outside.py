@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,33 @@ def bench_serving(
         MirrorError: the client failed; its last line.
     """
     questions, report = folder / "bench_serving-questions.jsonl", folder / "bench_serving.jsonl"
-    rows = [
-        {"conversations": [{"content": question.turns[0]}, {"content": ""}]}
-        for question in workload.questions
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    questions.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    _write_questions(questions, workload)
     report.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", "--base-url", server.url),
         *("--model", str(target), "--dataset-name", "custom", "--dataset-path", str(questions)),
-        *("--num-prompts", str(len(rows)), "--sharegpt-output-len", str(num_tokens)),
+        *("--num-prompts", str(len(workload.questions)), "--sharegpt-output-len", str(num_tokens)),
         *("--temperature", str(temperature), "--max-concurrency", str(concurrency)),
         *("--output-file", str(report), "--disable-tqdm"),
     ]
+    _run(command)
+    if not report.is_file():
+        raise MirrorError("sglang.bench_serving left no report")
+    found = json.loads(report.read_text(encoding="utf-8").splitlines()[-1])
+    return {name: found.get(name) for name in FIGURES}
+
+
+def _write_questions(path: Path, workload: Workload) -> None:
+    """In the client's own form: a conversation a line, of which it asks the first turn."""
+    rows = [
+        {"conversations": [{"content": question.turns[0]}, {"content": ""}]}
+        for question in workload.questions
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+
+
+def _run(command: Sequence[str]) -> None:
     environment = {**os.environ, **cpu_environment()}
     try:
         done = subprocess.run(
@@ -67,8 +81,6 @@ def bench_serving(
         )
     except subprocess.TimeoutExpired as error:
         raise MirrorError(f"sglang.bench_serving did not end in {TIMEOUT_S:.0f} s") from error
-    if done.returncode or not report.is_file():
+    if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise MirrorError(f"sglang.bench_serving failed: {''.join(said)}")
-    found = json.loads(report.read_text(encoding="utf-8").splitlines()[-1])
-    return {name: found.get(name) for name in FIGURES}

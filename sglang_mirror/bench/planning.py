@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sglang_mirror.bench.arm_specs import Setup, parse_arm
+from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores, Pair
 from sglang_mirror.bench.experiment import Plan
 from sglang_mirror.bench.pair import embedded_head, embedded_pair, embedded_streaming
-from sglang_mirror.bench.tuned import OWN, TUNED
+from sglang_mirror.bench.tuned import TUNED
 from sglang_mirror.bench.workload import load_workload
 from sglang_mirror.errors import MirrorError
 from sglang_mirror.upscale.folder import make_folder, make_head_folder

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from sglang_mirror.bench import figures
+from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.table import cells, number
 
@@ -26,6 +27,7 @@ def html(content: dict[str, Any]) -> str:
     timeline = content.get("timeline")
     results = content["results"]
     page: str = environment.get_template("report.html.j2").render(
+        own=OWN,
         arms=dict.fromkeys(entry["arm"] for entry in results),
         origin=origin(content),
         skipped=content.get("skipped", []),

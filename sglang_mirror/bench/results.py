@@ -147,9 +147,9 @@ def latency(content: dict[str, Any]) -> str:
                 if name.startswith("mirror") and "serial" in by_arm and entry["concurrency"] == 1:
                     serial, step = by_arm["serial"]["step_ms"], entry["step_ms"]
                     parts = Parts(
-                        before_exit=serial["target"] / 2,
+                        before_exit=serial["target"],
                         exit=step["exit"],
-                        after_exit=serial["target"] / 2,
+                        after_exit=0.0,
                         rollout=0.0,
                         rendezvous=step["rendezvous"],
                         fresh=serial["draft_exposed"],

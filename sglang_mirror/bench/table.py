@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.output import identity
 
 HEAD = ("arm", "tokens/s", "speedup", "accept", "hits", "exit", "draft", "hidden", "same text")
@@ -67,7 +68,7 @@ def cells(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[st
         title = (
             f"{entry['workload']}, temperature {entry['temperature']:g}, concurrency {entry['concurrency']}"
         )
-        if entry["target"] != "own":
+        if entry["target"] != OWN:
             title = f"target {entry['target']}, {title}"
         found.setdefault(title, []).append(entry)
     yield from found.items()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.pair import EMBEDDED, GAMMA
 
-OWN = "own"  # the target in its own size
-ENLARGED = "0.25b+12m"  # and in a larger shape, with the draft that such a target has
+ENLARGED = "0.25b+12m"  # the target in a larger shape, with the draft that such a target has
 
 # Settings by target and arm, as `NAME:key=value` has them.
 Settings = dict[str, dict[str, str]]

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import psutil
 
-from sglang_mirror.bench.arms import CPU, Pair
+from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.client import Completion, complete, complete_all, payload
-from sglang_mirror.bench.pair import ROOT, held_out
+from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.server import Server
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
@@ -38,7 +38,7 @@ def lockstep_trace(roots: str, label: str = "") -> Path:
 
 
 def flags(*extra: str, dtype: str = "float32") -> tuple[str, ...]:
-    return (*CPU, "--dtype", dtype, "--max-total-tokens", "32768", *SERVING, *extra)
+    return (*embedded_pair(dtype).flags, *SERVING, *extra)
 
 
 def mirror_flags(draft: Path | str | None, **settings: Any) -> tuple[str, ...]:
