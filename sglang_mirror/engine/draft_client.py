@@ -1,7 +1,7 @@
 """The target's side of the line to the draft: which requests it knows, what it has prepared for them.
 
-Two threads use it, the scheduler's and the supervisor's; one lock guards all of it, and nobody waits while
-holding it. Nothing here raises because of the draft: a draft that is dead, slow or wrong costs a plain step.
+The scheduler's thread uses it, the supervisor's and a mailbox's; one lock guards all of it, and nobody waits
+while holding it. Nothing raises because of the draft: one that is dead, slow or wrong costs a plain step.
 """
 
 from __future__ import annotations
@@ -189,8 +189,9 @@ class DraftClient:
             self.receive(POLL_MS)
 
     def signal(self, candidates: Sequence[ExitCandidates]) -> None:
-        """Half-way through the target's forward: what it will probably say."""
-        self._send(Signal(tuple(candidates)))
+        """What the target will probably say, half-way through its forward. From any thread."""
+        with self._lock:
+            self._send(Signal(tuple(candidates)))
 
     def commit(self, steps: Sequence[tuple[Request, CoreOutcome, list[int]]]) -> list[Branch | None]:
         """Commit each request's tokens, look its outcome up and tell the draft; the branches that hit.
@@ -212,8 +213,6 @@ class DraftClient:
             if outcomes:
                 self._send(Commit(tuple(outcomes)))
             return hits
-
-    # ---- the line
 
     def _send(self, message: Message) -> None:
         if self.peer is Peer.READY and not self._channel.send(message):

@@ -1,4 +1,4 @@
-"""The signal: what the early exit says at each node, as the draft is told it."""
+"""What the early exit said, as a message to the draft."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any
 import torch
 
 from sglang_mirror.engine.request import Request
-from sglang_mirror.protocol.messages import ExitCandidates
+from sglang_mirror.protocol.messages import ExitCandidates, Stamp
+
+# Of each request of a batch: its stamp before the commit, and how many nodes its window has.
+Addresses = Sequence[tuple[Stamp, int]]
 
 
-def exit_candidates(
-    requests: Sequence[Request], tokens: torch.Tensor, logprobs: torch.Tensor
-) -> list[ExitCandidates]:
+def addresses(requests: Sequence[Request]) -> Addresses:
+    """Where a verification's candidates go. Taken before it: they are sent while requests move on."""
+    return [(request.stamp, len(request.window or ())) for request in requests]
+
+
+def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor) -> list[ExitCandidates]:
     """One entry a request with a window, of that window's nodes alone.
 
     Args:
-        requests: of the batch, each before its commit.
+        to: the requests of the batch.
         tokens: of the exit, [B * n, kappa].
         logprobs: of the same.
     """
-    by_request = (len(requests), -1, tokens.shape[1])
+    by_request = (len(to), -1, tokens.shape[1])
     ids, values = tokens.view(by_request).tolist(), logprobs.view(by_request).tolist()
     return [
-        ExitCandidates(request.stamp, _nested(ids[row][:count]), _nested(values[row][:count]))
-        for row, request in enumerate(requests)
-        if (count := len(request.window or ()))
+        ExitCandidates(stamp, _nested(ids[row][:count]), _nested(values[row][:count]))
+        for row, (stamp, count) in enumerate(to)
+        if count
     ]
 
 

@@ -19,13 +19,13 @@ from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
-from sglang_mirror.engine.signal import exit_candidates
+from sglang_mirror.engine.signal import addresses, exit_candidates
 from sglang_mirror.engine.step import Laid, Verifier, committed_tokens, lay_out
 from sglang_mirror.engine.supervisor import DraftSupervisor
+from sglang_mirror.engine.tap import early_exit
 from sglang_mirror.engine.trace import Trace
 from sglang_mirror.protocol.liveness import Peer
 
@@ -57,7 +57,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters = Counters()
         self._verifier = Verifier(self, self.device)
         self._trace = Trace(self.config.trace)
-        self._exit = self._tap()
+        self._exit = early_exit(
+            self.model_runner.model,
+            self.config,
+            topk=self._shape.topk,
+            most_nodes=server_args.max_running_requests * self._shape.num_nodes,
+        )
         self.supervisor = DraftSupervisor(
             self.config,
             shape=self._shape,
@@ -71,13 +76,6 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self._decoding_since: float | None = (
             None  # when the last decode step began, unless a prefill followed
         )
-
-    def _tap(self) -> EarlyExit | None:
-        if self.config.roots not in ("exit", "union") or not self.config.root_budget:
-            return None
-        model = self.model_runner.model
-        layer = self.config.exit_layer or len(model.model.layers) // 2
-        return EarlyExit(model, layer, self.config.kappa)
 
     @property
     def draft_worker(self) -> None:
@@ -127,8 +125,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         laid = lay_out(windows, shape)
         self._verifier.prepare(batch, laid, shape)
         began, aside_ms = time.monotonic(), self.counters.exit_ms + self.counters.rendezvous_ms
-        result = self._verify(batch, shape, laid, requests, grammar_barrier)
-        committed = committed_tokens(result, shape)
+        result, committed = self._verify(batch, shape, laid, requests, grammar_barrier)
         ended = time.monotonic()
         aside_ms -= self.counters.exit_ms + self.counters.rendezvous_ms
         self.counters.verify_ms += (ended - began) * 1000 + aside_ms
@@ -143,12 +140,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return result
 
     def _shape_of(self, windows: Sequence[Window | None]) -> WindowShape:
-        """As many nodes as the longest window has; elsewhere than on a CPU one of two shapes, for graphs."""
+        """As many nodes as the longest window has; elsewhere than on a CPU always one shape, the graphs'."""
+        if self.device != "cpu":
+            return self._shape
         size = max((len(window) - 1 for window in windows if window), default=0)
         if not size:
             return WindowShape.chain(0)
-        if self.device != "cpu":
-            return self._shape
         if self._shape.topk == 1:
             return WindowShape.chain(size)
         return dataclasses.replace(self._shape, size=size)
@@ -205,22 +202,25 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         laid: Laid,
         requests: Sequence[Request],
         grammar_barrier: Any,
-    ) -> Any:
-        if self._exit is None or not shape.size:
-            return self._verifier.run(batch, shape, grammar_barrier)
-        children = laid.children(shape.topk)
-        self._exit.arm(children, lambda ids, logprobs: self._signal(requests, ids, logprobs))
-        try:
-            return self._verifier.run(batch, shape, grammar_barrier)
-        finally:
-            self._exit.disarm()
+    ) -> tuple[Any, list[list[int]]]:
+        """SGLang's result, and the tokens that each request commits; meanwhile the exit's signal goes out."""
+        to = addresses(requests)
+        if self._exit is None or not any(count for _, count in to):
+            result = self._verifier.run(batch, shape, grammar_barrier)
+            return result, committed_tokens(result, shape)
 
-    def _signal(self, requests: Sequence[Request], tokens: torch.Tensor, logprobs: torch.Tensor) -> None:
-        began = time.monotonic()
-        if self._exit is not None:
-            self.counters.exit_ms += self._exit.read_s * 1000
-        self._client.signal(exit_candidates(requests, tokens, logprobs))
-        self.counters.rendezvous_ms += (time.monotonic() - began) * 1000
+        def publish(tokens: torch.Tensor, logprobs: torch.Tensor) -> None:
+            self._client.signal(exit_candidates(to, tokens, logprobs))
+
+        self._exit.arm(laid.children(shape.topk), publish)
+        try:
+            result = self._verifier.run(batch, shape, grammar_barrier)
+            return result, committed_tokens(result, shape)
+        finally:
+            patience_s = LOCKSTEP_WAIT_MS / 1000 if self.config.lockstep else 0.0
+            read_ms, published_ms = self._exit.disarm(patience_s)
+            self.counters.exit_ms += read_ms
+            self.counters.rendezvous_ms += published_ms
 
     def _commit(
         self,

@@ -1,0 +1,131 @@
+"""Takes the target's hidden states between two layers, in whichever form its layers hand them on."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+import torch
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
+from sglang_mirror.engine.host import LogitsMetadata
+from sglang_mirror.engine.streamed_exit import StreamedExit
+from sglang_mirror.errors import SettingsError
+
+
+class Sink(Protocol):
+    """Who wants the hidden states."""
+
+    def wants(self, batch: Any) -> bool:
+        """Whether it takes those of this forward; asked before every forward's layer l_e."""
+
+    def take(self, hidden: torch.Tensor, batch: Any) -> None:
+        """Here they are, [N, width], not to be changed."""
+
+    def finish(self) -> None:
+        """The last layer is done."""
+
+
+class Tap:
+    """Hands the input of layer l_e, which is the output of the l_e layers before it, to a sink.
+
+    Args:
+        model: SGLang's `*ForCausalLM`.
+        exit_layer: l_e, 1 to the number of layers - 1; None for half of them.
+
+    Raises:
+        SettingsError: the model's layers are not of a kind that we know, or l_e is out of range.
+    """
+
+    def __init__(self, model: Any, exit_layer: int | None) -> None:
+        layers = getattr(getattr(model, "model", None), "layers", None)
+        if layers is None or not hasattr(model.model, "norm") or not hasattr(model, "lm_head"):
+            raise SettingsError([_unknown(model, "it has no model.layers, model.norm and lm_head")])
+        exit_layer = exit_layer or len(layers) // 2
+        if not 1 <= exit_layer < len(layers):
+            raise SettingsError(
+                [
+                    f"--mirror-exit-layer {exit_layer}: the model has {len(layers)} layers; "
+                    f"give 1 to {len(layers) - 1}"
+                ]
+            )
+        self._model = model
+        self._layer, self._last = layers[exit_layer], layers[-1]
+        self._parameters = list(inspect.signature(self._layer.forward).parameters)
+        known = {"forward_batch", "hidden_states"} <= set(self._parameters)
+        if not known or not {"capture_output", "residual"} & set(self._parameters):
+            raise SettingsError([_unknown(model, f"its layers take {self._parameters}")])
+
+    def connect(self, sink: Sink) -> None:
+        """From now on `sink` is asked at every forward."""
+        self._sink = sink
+        hook = self._at_boundary if "capture_output" in self._parameters else self._at_pair
+        self._layer.register_forward_pre_hook(hook, with_kwargs=True)
+        self._last.register_forward_hook(lambda *_: sink.finish())
+
+    def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+        """What the target's own norm and head make of hidden states [N, width]: [N, V]."""
+        normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
+        found: torch.Tensor = self._model.logits_processor._get_logits(
+            normed, self._model.lm_head, LogitsMetadata.from_forward_batch(batch), use_logits_buffer=False
+        )
+        return found[:, : self._model.config.vocab_size]
+
+    def _at_boundary(self, _layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """SGLang 0.5.21 and later: the layer hands its summed input to a callback."""
+        batch = self._argument("forward_batch", args, kwargs)
+        if not self._sink.wants(batch):
+            return None
+        earlier = kwargs.get("capture_output")
+
+        def capture(hidden: torch.Tensor, *, owned: bool = False) -> None:
+            if earlier is not None:
+                earlier(hidden, owned=owned)
+            self._sink.take(hidden, batch)
+
+        return args, {**kwargs, "capture_output": capture}
+
+    def _at_pair(self, _layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Before that: hidden states and residual travel as a pair."""
+        batch = self._argument("forward_batch", args, kwargs)
+        if not self._sink.wants(batch):
+            return
+        hidden = self._argument("hidden_states", args, kwargs)
+        residual = self._argument("residual", args, kwargs)
+        self._sink.take(hidden if residual is None else hidden + residual, batch)
+
+    def _argument(self, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        return kwargs[name] if name in kwargs else args[self._parameters.index(name)]
+
+
+def early_exit(model: Any, config: MirrorConfig, *, topk: int, most_nodes: int) -> EarlyExit | None:
+    """The early exit that the settings ask for, connected to the model; None if they ask for none.
+
+    Args:
+        model: SGLang's `*ForCausalLM`, nothing of it captured yet.
+        config: the settings.
+        topk: children a node, at most.
+        most_nodes: nodes of the largest batch.
+
+    Raises:
+        SettingsError: as `Tap`.
+    """
+    if config.roots not in ("exit", "union") or not config.root_budget:
+        return None
+    tap = Tap(model, config.exit_layer)
+    device = next(model.parameters()).device
+    found: DirectExit | StreamedExit
+    if device.type == "cpu":
+        found = DirectExit(tap.logits, config.kappa)
+    else:
+        found = StreamedExit(tap.logits, config.kappa, topk=topk, rows=most_nodes, device=device)
+    tap.connect(found)
+    return found
+
+
+def _unknown(model: Any, why: str) -> str:
+    return (
+        f"--mirror-roots with the early exit: {type(model).__name__} is no model whose layers "
+        f"we know ({why}); use --mirror-roots draft"
+    )
