@@ -12,14 +12,17 @@ HEAD = """# Seams
 Where mirror hooks SGLang beyond its documented plugin interfaces. Generated from the ledger by
 `python -m sglang_mirror_patches.document`; do not edit.
 
-| target | kind | why | since | remove when |
-|---|---|---|---|---|
+| target | kind | why | since | until | remove when |
+|---|---|---|---|---|---|
 """
 
 
 def document() -> str:
     """The ledger as Markdown."""
-    cells = [(f"`{seam.target}`", seam.kind, seam.why, seam.since, seam.remove_when) for seam in SEAMS]
+    cells = [
+        (f"`{seam.target}`", seam.kind, seam.why, seam.since, seam.until or "", seam.remove_when)
+        for seam in SEAMS
+    ]
     rows = [f"| {' | '.join(row)} |" for row in cells]
     return HEAD + "\n".join(rows) + "\n"
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sglang_mirror_patches import flags, penalties, server_info, upscale
+from packaging.version import Version
+
+from sglang_mirror_patches import draft_kv, flags, penalties, server_info, upscale
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Seam:
         why: what SGLang does not offer.
         since: the first SGLang release in which the target is as we expect it.
         remove_when: what would make it unnecessary.
+        until: the last release that has the target; None while the newest has it.
     """
 
     target: str
@@ -28,6 +31,11 @@ class Seam:
     why: str
     since: str
     remove_when: str
+    until: str | None = None
+
+    def fits(self, version: str) -> bool:
+        """Whether SGLang `version` has the target."""
+        return self.until is None or Version(version) <= Version(self.until)
 
 
 SEAMS = (
@@ -79,12 +87,24 @@ SEAMS = (
         since="0.5.17",
         remove_when="SGLang's --custom-weight-loader serves the first load too",
     ),
+    Seam(
+        target="sglang.srt.mem_cache.kv_cache_builder.get_draft_kv_pool",
+        kind="AROUND",
+        hook=draft_kv.without_ours,
+        why="it asks every speculative worker for a draft runner in its own process",
+        since="0.5.17",
+        remove_when="0.5.20 is no longer supported",
+        until="0.5.20",
+    ),
 )
 
 
 def install() -> None:
-    """Register every seam with SGLang's hook registry, which applies them and logs what fails."""
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415 - only inside SGLang
+    """Register every seam that this SGLang has with its hook registry, which logs what fails."""
+    from sglang import __version__  # noqa: PLC0415 - only inside SGLang
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415
 
     for seam in SEAMS:
+        if not seam.fits(__version__):
+            continue
         HookRegistry.register(seam.target, seam.hook, HookType[seam.kind])

@@ -8,10 +8,13 @@ own, or another plugin brings one, it stays out of the way.
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+
+from packaging.version import Version
 
 ENTRY_POINT = "mirror_torch"
 PLATFORM_CLASS = "sglang_mirror.platform.torch_platform.MirrorTorchPlatform"
+FIRST_RELEASE = "0.5.23"
 _GROUP = "sglang.srt.platforms"
 
 
@@ -25,7 +28,12 @@ def activate() -> str | None:
         return None
     if os.getenv("SGLANG_PLATFORM") != ENTRY_POINT and _another_plugin():
         return None
-    return None if _accelerator_visible() else PLATFORM_CLASS
+    return PLATFORM_CLASS if _host_is_known() and not _accelerator_visible() else None
+
+
+def _host_is_known() -> bool:
+    """Whether this SGLang asks a platform for its parts as ours answers."""
+    return Version(version("sglang")) >= Version(FIRST_RELEASE)
 
 
 def _another_plugin() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
@@ -59,16 +58,3 @@ class MirrorTorchPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     def get_speculative_cache_locs_fn(self) -> Callable[..., torch.Tensor]:
         """KV slots of the window's nodes; SGLang's own function returns None on an unknown device."""
         return cache_locs.extend_cache_locs
-
-    # SGLang 0.5.17 has no capabilities and asks these instead.
-    def support_cuda_graph(self) -> bool:
-        """No graphs of any kind."""
-        return False
-
-    def support_piecewise_cuda_graph(self) -> bool:
-        """No graphs of any kind."""
-        return False
-
-    def get_mha_kv_pool_cls(self) -> Any:
-        """The pool under its name in older versions."""
-        return self.get_kv_pool_cls(kind="mha")

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sglang
 
 from sglang_mirror.config import MirrorConfig, flag
-from sglang_mirror_patches import flags, penalties, server_info
+from sglang_mirror_patches import draft_kv, flags, penalties, server_info
 from sglang_mirror_patches.document import PATH, document
 from sglang_mirror_patches.ledger import SEAMS, Seam
 
@@ -34,6 +35,8 @@ def test_short(seam: Seam) -> None:
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.target.rpartition(".")[2])
 def test_the_host_has_it(seam: Seam) -> None:
+    if not seam.fits(sglang.__version__):
+        pytest.skip(f"gone after {seam.until}")
     module, *names = _split(seam.target)
     found: Any = importlib.import_module(module)
     for name in names:
@@ -77,6 +80,14 @@ def test_report_hands_over_without_our_worker() -> None:
         return [{"a": 1}]
 
     assert asyncio.run(server_info.lift_report(original, None)) == [{"a": 1}]
+
+
+def test_draft_kv_hands_over_for_other_algorithms() -> None:
+    def original(**given: Any) -> Any:
+        return given
+
+    asked = {"spec_algorithm": "EAGLE3", "draft_worker": 1, "server_args": 2}
+    assert draft_kv.without_ours(original, **asked) == asked
 
 
 def test_penalties_hand_over_for_other_algorithms() -> None:
