@@ -12,7 +12,7 @@ TUNING := --questions 4 --tokens 64 --repeats 2 --together 4
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve bench bench-all bench-stream tune results test check clean
+.PHONY: install demo serve bench bench-all bench-stream gpu-check gpu-bench tune results test check clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,22 @@ bench-stream: install  ## serial and mirror with either draft, and chain against
 	$(BIN)/sglang-mirror bench run --temperature 0 1 --questions 8 --tokens 96 --together 4 --json out/stream.json \
 		--arms plain $(foreach arm,serial mirror,$(foreach draft,plain streaming,$(arm):draft=$(draft))) \
 		mirror:window=chain mirror:window=tree
+
+gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
+	$(BIN)/python -m pytest -m gpu -rA tests
+
+# A large target's draft has 0.6 billion parameters; on one GPU it computes beside the target.
+GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --timeline --server-flags \
+	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
+GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:0 mirror:draft_device=cpu,draft_threads=8
+
+gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
+	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b
+	$(BIN)/python -m sglang_mirror.draft.timing --shape 0.6b --device cuda --roots 64 --gamma 7
+	$(BIN)/sglang-mirror bench run $(GPU_SERVED) --enlarge qwen3-14b+0.6b --together 4 --arms $(GPU_ARMS) \
+		--json out/gpu-14b.json
+	$(BIN)/sglang-mirror bench run $(GPU_SERVED) --enlarge qwen3-32b+0.6b --together 2 --arms $(GPU_ARMS) \
+		--json out/gpu-32b.json
 
 tune: install  ## settings over a grid, each beside mirror's present ones
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m $(TUNING) --arms mirror $(GRID) --json out/tune.json

@@ -23,23 +23,28 @@ class Pair:
         target: its folder.
         draft: its folder.
         dtype: of the target's weights and KV.
-        max_tokens: of all requests together; on a CPU their KV takes its memory at the start.
+        max_tokens: of all requests together: their KV takes its memory at the start.
+        device: of the target, cpu or cuda.
+        more: further flags of every arm's server.
     """
 
     target: Path
     draft: Path
     dtype: str = "float32"
     max_tokens: int = 32768
+    device: str = "cpu"
+    more: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """How a server on a CPU holds the target."""
-        return (*CPU, "--dtype", self.dtype, "--max-total-tokens", str(self.max_tokens))
+        """How a server holds the target, whatever the arm."""
+        where = CPU if self.device == "cpu" else ("--device", self.device)
+        return (*where, "--dtype", self.dtype, "--max-total-tokens", str(self.max_tokens), *self.more)
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """CPU cores of the target's server and of the draft; with one core they share it."""
+    """CPU cores of the target's server and of the draft's process; with one core they share it."""
 
     target: tuple[int, ...]
     draft: tuple[int, ...]
@@ -49,6 +54,13 @@ class Cores:
         """One core for each, the same for every arm's target."""
         ours = sorted(os.sched_getaffinity(0))
         return cls((ours[0],), (ours[-1],))
+
+    @classmethod
+    def halves(cls) -> Cores:
+        """Half of the cores for each: beside a GPU they only prepare its work."""
+        ours = sorted(os.sched_getaffinity(0))
+        middle = max(1, len(ours) // 2)
+        return cls(tuple(ours[:middle]), tuple(ours[middle:] or ours))
 
 
 @dataclass(frozen=True, slots=True)

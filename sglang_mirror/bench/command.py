@@ -53,6 +53,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--together", type=int, metavar="N", help="most servers at once; the first arm is in every group")
     add("--dtype", default="float32", help="of the target (default: %(default)s)")
+    add("--device", default="cpu", help="of the target: cpu or cuda (default: %(default)s)")
+    add("--server-flags", default="", metavar="FLAGS", help="further flags of every server, in one string")
     add("--gamma", type=int, help="draft tokens in a window of mirror and serial")
     add(
         "--timeline",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,8 +67,14 @@ def groups(arms: Sequence[Arm], together: int) -> Iterator[tuple[Arm, ...]]:
 def _setup(args: argparse.Namespace, target: str) -> Setup:
     """The models of one target, enlarged ones beside the results, and the arms' settings for it."""
     embedded = embedded_pair(args.dtype)
-    pair = Pair(args.target or embedded.target, args.draft or embedded.draft, args.dtype)
-    ours = pair == embedded
+    ours = not (args.target or args.draft)
+    pair = dataclasses.replace(
+        embedded,
+        target=args.target or embedded.target,
+        draft=args.draft or embedded.draft,
+        device=args.device,
+        more=tuple(shlex.split(args.server_flags)),
+    )
     head = args.eagle3 or (embedded_head() if ours else None)
     if target != OWN:
         pair, head = _enlarged(pair, head, target, args.json.parent / "enlarged")
@@ -76,7 +83,8 @@ def _setup(args: argparse.Namespace, target: str) -> Setup:
         for arm in ("mirror", "serial"):
             settings.setdefault(arm, {})["gamma"] = str(args.gamma)
     streaming = args.streaming or (embedded_streaming() if ours and target == OWN else None)
-    return Setup(pair, Cores.one_each(), settings, head, streaming, target)
+    cores = Cores.one_each() if args.device == "cpu" else Cores.halves()
+    return Setup(pair, cores, settings, head, streaming, target)
 
 
 def _enlarged(pair: Pair, head: Path | None, shapes: str, folder: Path) -> tuple[Pair, Path | None]:

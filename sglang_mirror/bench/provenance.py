@@ -26,6 +26,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
+        "gpu": _gpu(),
     }
 
 
@@ -34,9 +35,10 @@ def origin(content: dict[str, Any]) -> str:
     where = content["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     changed = " with uncommitted changes" if where["uncommitted"] else ""
+    gpu = f"{where['gpu']}, " if where.get("gpu") else ""
     return (
         f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
-        f"{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."
+        f"{gpu}{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."
     )
 
 
@@ -46,11 +48,18 @@ def _program() -> list[str]:
 
 
 def _git(*arguments: str) -> str | None:
-    here = Path(__file__).resolve().parent
+    return _answer("git", "-C", str(Path(__file__).resolve().parent), *arguments)
+
+
+def _gpu() -> str | None:
+    """The first GPU and its driver; None on a host without one."""
+    found = _answer("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return found.splitlines()[0].replace(", ", ", driver ") if found else None
+
+
+def _answer(*command: str) -> str | None:
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

@@ -1,0 +1,177 @@
+"""On a GPU: the text is the plain server's, by every attention backend, with graphs and without, in trees.
+
+Number formats of 16 bits round a verification of several tokens otherwise than a step of one, so two tokens
+that are all but equally probable may change places. A difference is accepted there alone: where plain
+decoding itself holds the two for as good as equal.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_mirror.bench.arms import Pair
+from sglang_mirror.bench.client import Completion, complete_all, payload
+from sglang_mirror.bench.identity import first_difference
+from sglang_mirror.bench.output import write_results
+from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
+from sglang_mirror.bench.server import Server
+from tests.e2e.fleet import GAMMA, SERVING, Fleet, mirror_flags, report, with_draft
+from tests.e2e.test_tap import tiny_pair
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.server,
+    pytest.mark.timeout(500),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+FAMILIES = ("qwen3", "llama")
+BACKENDS = ("triton", "flashinfer", "fa3")
+# Of the logits' rounding in bfloat16: 1 in 256 of about 20.
+TIE = 0.15
+NUM_PROMPTS, NUM_TOKENS, CONCURRENCY = 24, 96, 8
+RESULTS = ROOT / "out/gpu-check.json"
+LOCKSTEP = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
+EAGER = ("--disable-decode-cuda-graph",)
+TREE = ("--speculative-eagle-topk", "3", "--speculative-num-draft-tokens", str(2 * GAMMA))
+HERE = {"draft_device": "cuda:0"}
+# Name: further flags, mirror's settings.
+WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "graphs": ((), HERE),
+    "exit-from-graphs": ((), {**HERE, **LOCKSTEP, "roots": "exit"}),
+    "exit-eager": (EAGER, {**HERE, **LOCKSTEP, "roots": "exit"}),
+    "tree": (TREE, HERE),
+}
+
+
+def usable(backend: str) -> bool:
+    """Whether what SGLang needs for it is installed."""
+    try:
+        importlib.import_module(
+            {"flashinfer": "flashinfer", "fa3": "sgl_kernel.flash_attn"}.get(backend, "triton")
+        )
+    except ImportError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The servers of one family and backend."""
+
+    plain: Server
+    ways: dict[str, Server]
+
+
+def flags_of(backend: str) -> tuple[str, ...]:
+    return (
+        *("--dtype", "bfloat16", "--max-total-tokens", "16384", "--attention-backend", backend),
+        *("--sampling-backend", "pytorch", "--disable-prefill-cuda-graph", "--cuda-graph-max-bs-decode", "8"),
+        *("--disable-overlap-schedule", "--max-running-requests", "16", *SERVING),
+    )
+
+
+@pytest.fixture(scope="module")
+def fleets(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[str, str], Served]]:
+    """All servers that the chosen tests need, started side by side."""
+    specs = [item.callspec.params for item in request.session.items if item.path == request.path]
+    chosen = {(spec["family"], spec["backend"]) for spec in specs}
+    llama = tiny_pair("llama", tmp_path_factory.mktemp("llama"))
+    pairs: dict[str, Pair] = {"qwen3": embedded_pair("bfloat16"), "llama": llama}
+    started: list[Fleet] = []
+    try:
+        found = {}
+        for family, pair in pairs.items():
+            for backend in BACKENDS:
+                if (family, backend) not in chosen or not usable(backend):
+                    continue
+                fleet = Fleet(pair, label=f"gpu-{family}-{backend}-")
+                started.append(fleet)
+                plain = fleet.launch("plain", flags_of(backend))
+                ways = {
+                    way: fleet.launch(way, (*flags_of(backend), *more, *mirror_flags(pair.draft, **settings)))
+                    for way, (more, settings) in WAYS.items()
+                }
+                found[family, backend] = Served(plain, ways)
+        yield found
+    finally:
+        left = [process for fleet in started for process in fleet.stop_all()]
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[list[dict[str, Any]]]:
+    found: list[dict[str, Any]] = []
+    yield found
+    write_results(RESULTS, found)
+
+
+_REFERENCES: dict[int, list[Completion]] = {}
+
+
+def answers_of(server: Server) -> list[Completion]:
+    """Text with the two most probable tokens at each place, one request at a time and several."""
+    bodies = [payload(prompt.text, num_tokens=NUM_TOKENS) for prompt in held_out(NUM_PROMPTS)]
+    wanted = {"return_logprob": True, "top_logprobs_num": 2}
+    half = NUM_PROMPTS // 2
+    bodies = [{**body, **wanted} for body in bodies]
+    return complete_all(server.url, bodies[:half]) + complete_all(
+        server.url, bodies[half:], concurrency=CONCURRENCY
+    )
+
+
+def reference(server: Server) -> list[Completion]:
+    if server.port not in _REFERENCES:
+        _REFERENCES[server.port] = answers_of(server.wait())
+    return _REFERENCES[server.port]
+
+
+def is_tie(ours: Completion, plain: Completion, position: int) -> bool:
+    """Whether plain decoding held our token, its second best, for as good as equal to its own."""
+    (best, _, *_), (second, token, *_) = plain.meta["output_top_logprobs"][position][:2]
+    return ours.token_ids[position] == token and best - second < TIE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_text_is_plain_decodings(
+    fleets: dict[tuple[str, str], Served], results: list[dict[str, Any]], family: str, backend: str, way: str
+) -> None:
+    if (family, backend) not in fleets:
+        pytest.skip(f"{backend} is not installed")
+    served = fleets[family, backend]
+    wanted = reference(served.plain)
+    server = with_draft(served.ways[way])
+    answers = answers_of(server)
+    differing = [
+        (number, position)
+        for number, (ours, plain) in enumerate(zip(answers, wanted, strict=True))
+        if (position := first_difference(ours.token_ids, plain.token_ids)) is not None
+    ]
+    unexplained = [
+        (number, position)
+        for number, position in differing
+        if not is_tie(answers[number], wanted[number], position)
+    ]
+    counted = report(server)
+    results.append(
+        {
+            **{"arm": way, "family": family, "backend": backend, "num_prompts": len(wanted)},
+            **{"identical": len(wanted) - len(differing), "ties": len(differing) - len(unexplained)},
+            **{key: counted[key] for key in ("accept_len", "hit_rate", "steps", "plain_steps")},
+            "command": server.command_line.replace(f"{ROOT}/", ""),
+        }
+    )
+    assert not unexplained
+    assert counted["accept_len"] > 1.0
+    if way.startswith("exit"):
+        assert counted["hits"]["exit"] > 0
