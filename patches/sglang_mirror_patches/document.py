@@ -12,7 +12,7 @@ HEAD = """# Seams
 Where mirror hooks SGLang beyond its documented plugin interfaces. Generated from the ledger by
 `python -m sglang_mirror_patches.document`; do not edit.
 
-| target | kind | why | since | until | remove when |
+| target | kind | why | since | only | remove when |
 |---|---|---|---|---|---|
 """
 
@@ -20,7 +20,7 @@ Where mirror hooks SGLang beyond its documented plugin interfaces. Generated fro
 def document() -> str:
     """The ledger as Markdown."""
     cells = [
-        (f"`{seam.target}`", seam.kind, seam.why, seam.since, seam.until or "", seam.remove_when)
+        (f"`{seam.target}`", seam.kind, seam.why, seam.since, ", ".join(seam.only), seam.remove_when)
         for seam in SEAMS
     ]
     rows = [f"| {' | '.join(row)} |" for row in cells]

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from packaging.version import Version
-
 from sglang_mirror_patches import draft_kv, flags, penalties, server_info, upscale
 
 
@@ -22,7 +20,7 @@ class Seam:
         why: what SGLang does not offer.
         since: the first SGLang release in which the target is as we expect it.
         remove_when: what would make it unnecessary.
-        until: the last release that has the target; None while the newest has it.
+        only: the releases that have the target; empty if all have it.
     """
 
     target: str
@@ -31,11 +29,11 @@ class Seam:
     why: str
     since: str
     remove_when: str
-    until: str | None = None
+    only: tuple[str, ...] = ()
 
     def fits(self, version: str) -> bool:
         """Whether SGLang `version` has the target."""
-        return self.until is None or Version(version) <= Version(self.until)
+        return not self.only or version in self.only
 
 
 SEAMS = (
@@ -76,7 +74,7 @@ SEAMS = (
         kind="AROUND",
         hook=penalties.around_eagle_sample,
         why="verification counts one said token a step and shows every node the same: the text would differ",
-        since="0.5.21",
+        since="0.5.17",
         remove_when="SGLang's verification penalises node by node",
     ),
     Seam(
@@ -94,7 +92,7 @@ SEAMS = (
         why="it asks every speculative worker for a draft runner in its own process",
         since="0.5.17",
         remove_when="0.5.20 is no longer supported",
-        until="0.5.20",
+        only=("0.5.17", "0.5.19", "0.5.20"),
     ),
 )
 

@@ -6,7 +6,7 @@ from sglang.srt.layers.logits_processor import LogitsMetadata
 from sglang.srt.managers.overlap_utils import FutureMap
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
-from sglang.srt.runtime_context import get_device, get_spec
+from sglang.srt.runtime_context import get_device, get_schedule, get_serving, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.eagle_info import EagleDraftInput, EagleVerifyInput
 from sglang.srt.speculative.eagle_utils import default_tree_mask_mode
@@ -23,6 +23,8 @@ __all__ = [
     "build_eagle_verify_input",
     "default_tree_mask_mode",
     "get_device",
+    "get_schedule",
+    "get_serving",
     "get_spec",
     "run_eagle_verify",
 ]

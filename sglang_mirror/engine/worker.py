@@ -19,7 +19,7 @@ from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_spec
+from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_schedule, get_serving, get_spec
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses, exit_candidates
@@ -61,7 +61,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             self.model_runner.model,
             self.config,
             topk=self._shape.topk,
-            most_nodes=server_args.max_running_requests * self._shape.num_nodes,
+            most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
         )
         self.supervisor = DraftSupervisor(
             self.config,
@@ -276,7 +276,7 @@ def _metrics(server_args: Any, counters: Counters) -> Any:
     # SGLang names the folder that its processes share after its start: not before may this be imported.
     from sglang_mirror.engine.prometheus import Metrics  # noqa: PLC0415
 
-    return Metrics(counters, server_args.served_model_name)
+    return Metrics(counters, get_serving().served_model_name)
 
 
 def _tokens_of(req: Any) -> list[int]:

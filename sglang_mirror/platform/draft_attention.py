@@ -64,7 +64,7 @@ def around_draft_extend_backend(original: Any, factory: Any) -> Any:
 
 
 def _on_torch(factory: Any, *, prefill: bool) -> bool:
-    from sglang.srt.runtime_context import attention_backends  # noqa: PLC0415  (absent before 0.5.20)
+    from sglang.srt.runtime_context import attention_backends  # noqa: PLC0415  (absent before 0.5.18)
 
     configured = attention_backends()[0 if prefill else 1]
     return bool((factory.draft_attn_backend or configured) == ATTENTION_BACKEND)

@@ -36,7 +36,7 @@ def test_short(seam: Seam) -> None:
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.target.rpartition(".")[2])
 def test_the_host_has_it(seam: Seam) -> None:
     if not seam.fits(sglang.__version__):
-        pytest.skip(f"gone after {seam.until}")
+        pytest.skip(f"only in {seam.only}")
     module, *names = _split(seam.target)
     found: Any = importlib.import_module(module)
     for name in names:
