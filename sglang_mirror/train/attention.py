@@ -1,4 +1,4 @@
-"""Causal attention in blocks of queries, for training on a CPU.
+"""Causal attention in blocks of queries, for training; made for CPUs, runs on any device.
 
 torch's fused attention is slow on CPUs, backward most of all. Plain products are faster while a block's
 scores stay in the cache, and no block multiplies with the keys after it: on two busy cores 40 ms instead of
@@ -35,7 +35,7 @@ def causal_blocks(  # noqa: PLR0917 (transformers passes them in this order)
     for start in range(0, query.shape[2], BLOCK_LEN):
         end = min(start + BLOCK_LEN, query.shape[2])
         scores = (query[:, :, start:end] * scaling) @ key[:, :, :end].transpose(2, 3)
-        future = torch.ones(end - start, end, dtype=torch.bool).triu(start + 1)
+        future = torch.ones(end - start, end, dtype=torch.bool, device=query.device).triu(start + 1)
         weights = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(query.dtype)
         blocks.append(weights @ value[:, :, :end])
     return torch.cat(blocks, 2).transpose(1, 2).contiguous(), None

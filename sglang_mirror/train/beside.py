@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sglang_mirror.train import heldout
+from sglang_mirror.train.device import training_device
 from sglang_mirror.train.distill import MixedWindows
 from sglang_mirror.train.generate import own_text
 from sglang_mirror.train.optim import Budget
 from sglang_mirror.train.pretrain import training_windows
 from sglang_mirror.train.trainer import Plan
 
+logger = logging.getLogger(__name__)
+
 OWN_TEXT_TIME = 0.1  # of the training's
+# Rows of own text that are written at once. On a GPU many take hardly longer than few, and its training is so
+# fast that few would be seen too often.
+OWN_TEXT_ROWS, OWN_TEXT_ROWS_ON_GPU = 128, 2048
 NUM_PROMPTS = 40
+REFERENCE = "acceptance.json"  # in the folder that is made: what was measured
 
 
 def arguments(description: str | None, *, gets: str, minutes: float) -> argparse.ArgumentParser:
@@ -29,18 +38,28 @@ def arguments(description: str | None, *, gets: str, minutes: float) -> argparse
     add("--data", type=Path, default=Path("examples/data/heldout.jsonl"))
     add("--minutes", type=float, default=minutes)
     add("--threads", type=int, default=2)
+    add("--device", default="cpu", help="where it trains, such as cuda (default: %(default)s)")
+    add("--tokens-per-step", type=int, default=2048, help="more pay on a GPU (default: %(default)s)")
+    add("--measure", action="store_true", help="measure what is there, and no more")
     return parser
 
 
-def begin(args: argparse.Namespace) -> None:
-    """Progress to the log, and so many threads."""
+def begin(args: argparse.Namespace) -> torch.device:
+    """Progress to the log, and so many threads; the device to train on.
+
+    Raises:
+        MirrorError: as `training_device`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
+    return training_device(args.device)
 
 
-def plan_of(budget: Budget, *, lr_scale: float = 1.0) -> Plan:
+def plan_of(budget: Budget, *, tokens_per_step: int, lr_scale: float = 1.0) -> Plan:
     """How both train: short windows, the last of them twice as long."""
-    return Plan(budget, tokens_per_step=2048, window_len=256, long_window_len=512, lr_scale=lr_scale)
+    return Plan(
+        budget, tokens_per_step=tokens_per_step, window_len=256, long_window_len=512, lr_scale=lr_scale
+    )
 
 
 def mixed_windows(
@@ -58,7 +77,8 @@ def mixed_windows(
     """
     path = work / f"own_text-{name}.pt"
     prefixes = training_windows(work, seed=seed)
-    text = own_text(target, prefixes, path, seconds=seconds * OWN_TEXT_TIME)
+    rows = OWN_TEXT_ROWS if target.device.type == "cpu" else OWN_TEXT_ROWS_ON_GPU
+    text = own_text(target, prefixes, path, seconds=seconds * OWN_TEXT_TIME, rows=rows)
     return MixedWindows(training_windows(work, seed=seed + 1), text, share)
 
 
@@ -66,3 +86,9 @@ def short_prompts(data: Path, tokenizer: PreTrainedTokenizerFast) -> list[list[i
     """Token ids of the first held-out prompts."""
     rows = [each["prompt"] for each in heldout.read(data) if not each["long"]]
     return [tokenizer.encode(row) for row in rows[:NUM_PROMPTS]]
+
+
+def keep_measured(folder: Path, found: dict[str, Any]) -> None:
+    """What was measured, to the log and into the folder that it is of."""
+    logger.info("%s", json.dumps(found))
+    (folder / REFERENCE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ def add_parser(commands: Any) -> None:
     add("--window", type=int, default=512, help="tokens of a window (default: %(default)s)")
     add("--batch-tokens", type=int, default=4096, help="tokens of a step (default: %(default)s)")
     add("--lr-scale", type=float, default=0.5, help="of the learning rates (default: %(default)s)")
+    add("--device", default="cpu", help="where it trains, such as cuda (default: %(default)s)")
     add("--work", type=Path, help="scratch, kept for resuming (default: OUT.work)")
     parser.set_defaults(run=_run)
 

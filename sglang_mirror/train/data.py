@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 TOKEN_DTYPE = np.uint16
+TEXTS_AT_ONCE = 256  # tokenized together, on all cores
 
 
 def write_tokens(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> int:
@@ -19,12 +21,19 @@ def write_tokens(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenize
     partial = path.with_suffix(".partial")
     num_tokens = 0
     with partial.open("wb") as file:
-        for text in texts:
-            ids = np.array([*tokenizer.encode(text, add_special_tokens=False), end], dtype=TOKEN_DTYPE)
+        for tokens in _tokenized(texts, tokenizer):
+            ids = np.array([*tokens, end], dtype=TOKEN_DTYPE)
             num_tokens += len(ids)
             file.write(ids.tobytes())
     partial.replace(path)
     return num_tokens
+
+
+def _tokenized(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
+    """Each text's token ids."""
+    remaining = iter(texts)
+    while batch := list(islice(remaining, TEXTS_AT_ONCE)):
+        yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 class Windows:

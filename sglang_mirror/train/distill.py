@@ -43,7 +43,7 @@ def distillation_loss(draft: Qwen3ForCausalLM, target: Qwen3ForCausalLM, *, comp
         teach, learn = torch.compile(teach, dynamic=False), torch.compile(learn, dynamic=False)
 
     def loss(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             with torch.no_grad():
                 taught = teach(inputs)
             return learn(inputs, labels, taught)
@@ -112,7 +112,8 @@ def distill(
     """
     draft = start_model(start, "draft", draft_config())
     if number:
-        draft.load_state_dict(torch.load(checkpoint(work, number - 1), weights_only=True)["model"])
+        state = torch.load(checkpoint(work, number - 1), map_location="cpu", weights_only=True)
+        draft.load_state_dict(state["model"])
     windows = training_windows(work, seed=2 + number)
     if own_text is not None:
         windows = MixedWindows(windows, own_text, PHASES[number].own_text_share)

@@ -79,7 +79,7 @@ class Layer(nn.Module):  # type: ignore[misc]  # torch ships no types
             [B, T, heads * head dim].
         """
         step, length = len(drafted.keys), both.shape[1]
-        positions = torch.arange(step, step + length)
+        positions = torch.arange(step, step + length, device=both.device)
         query = self._rotated(self._heads("q_proj", both), positions)
         drafted.keys.append(self._rotated(self._heads("k_proj", both), positions))
         drafted.values.append(self._heads("v_proj", both))
@@ -87,7 +87,8 @@ class Layer(nn.Module):  # type: ignore[misc]  # torch ships no types
         keys = [key.repeat_interleave(group, 1) for key in drafted.keys]
         values = [value.repeat_interleave(group, 1) for value in drafted.values]
         text = query @ keys[0].transpose(-1, -2)  # [B, heads, T, T]
-        text = text.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
+        future = torch.ones(length, length, dtype=torch.bool, device=both.device).triu(1)
+        text = text.masked_fill(future, float("-inf"))
         own = [(query * key).sum(-1, keepdim=True) for key in keys[1:]]  # [B, heads, T, 1] each
         shares = (torch.cat((text, *own), -1) * self.head_dim**-0.5).softmax(-1, dtype=torch.float32)
         shares = shares.to(query.dtype)
@@ -103,7 +104,8 @@ class Layer(nn.Module):  # type: ignore[misc]  # torch ships no types
     def _rotated(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Rotary embedding, the halves of a head as pairs."""
         half = self.head_dim // 2
-        angles = positions[:, None] * self.theta ** (-torch.arange(half) / half)  # [T, half]
+        exponents = -torch.arange(half, device=positions.device) / half
+        angles = positions[:, None] * self.theta**exponents  # [T, half]
         cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
         first, second = heads.chunk(2, -1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
@@ -171,7 +173,7 @@ def eagle3_loss(head: Eagle3Head, target: Qwen3ForCausalLM, *, compiled: bool) -
         teach, learn = torch.compile(teach, dynamic=False), torch.compile(learn, dynamic=False)
 
     def loss(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             with torch.no_grad():
                 taught, *states = teach(inputs)
             return learn(labels, taught, *states)

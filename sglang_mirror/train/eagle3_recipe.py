@@ -7,7 +7,6 @@ in the form that SGLang loads.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,15 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
 from sglang_mirror.train import attention
-from sglang_mirror.train.beside import arguments, begin, mixed_windows, plan_of, short_prompts
+from sglang_mirror.train.beside import (
+    REFERENCE,
+    arguments,
+    begin,
+    keep_measured,
+    mixed_windows,
+    plan_of,
+    short_prompts,
+)
 from sglang_mirror.train.eagle3 import STEPS, Drafted, Eagle3Head, eagle3_loss, shifted
 from sglang_mirror.train.generate import continue_rows
 from sglang_mirror.train.optim import Budget
@@ -28,11 +35,8 @@ from sglang_mirror.train.start import start_model
 from sglang_mirror.train.tokenizer import load_tokenizer
 from sglang_mirror.train.trainer import Trainer
 
-logger = logging.getLogger(__name__)
-
 OWN_TEXT_SHARE = 0.6  # of each step's rows
 NUM_TOKENS = 96
-REFERENCE = "acceptance.json"
 # Of the target's config, in the head's.
 SAME = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
@@ -40,13 +44,16 @@ SAME = (
 )
 
 
-def train_head(work: Path, target: Qwen3ForCausalLM, *, seconds: float, tokens: int | None) -> Trainer:
-    """Trains the head; its checkpoint is `work`/eagle3.pt."""
-    windows = mixed_windows(work, target, "eagle3", seed=21, share=OWN_TEXT_SHARE, seconds=seconds)
+def train_head(work: Path, target: Qwen3ForCausalLM, budget: Budget, *, tokens_per_step: int) -> Trainer:
+    """Trains the head on the target's device for a number of seconds; its checkpoint is `work`/eagle3.pt."""
+    assert budget.seconds is not None
+    windows = mixed_windows(work, target, "eagle3", seed=21, share=OWN_TEXT_SHARE, seconds=budget.seconds)
     target.set_attn_implementation(attention.NAME)
-    head = Eagle3Head(target)
-    plan = plan_of(Budget(tokens=tokens, seconds=seconds))
-    trainer = Trainer(head, eagle3_loss(head, target, compiled=True), windows, plan, work / "eagle3.pt")
+    head = Eagle3Head(target).to(target.device)
+    plan = plan_of(budget, tokens_per_step=tokens_per_step)
+    # A GPU trains on so little so fast that compiling would take longer than it saves.
+    loss = eagle3_loss(head, target, compiled=target.device.type == "cpu")
+    trainer = Trainer(head, loss, windows, plan, work / "eagle3.pt")
     trainer.train()
     return trainer
 
@@ -57,7 +64,7 @@ def measured(folder: Path, target: Qwen3ForCausalLM, data: Path) -> dict[str, An
     head.load_state_dict(load_file(folder / "model.safetensors"))
     prompts = short_prompts(data, load_tokenizer(folder))
     target.set_attn_implementation("sdpa")
-    found: dict[str, Any] = head_acceptance(head.float().eval(), target, prompts)
+    found: dict[str, Any] = head_acceptance(head.float().to(target.device).eval(), target, prompts)
     return found
 
 
@@ -72,19 +79,20 @@ def head_acceptance(
     """
     reached, agreed, steps = [0] * gamma, [0] * gamma, 0
     for ids in prompts:
-        prompt = torch.tensor([ids])
+        prompt = torch.tensor([ids], device=target.device)
         row = torch.cat([prompt, continue_rows(target, prompt, NUM_TOKENS, torch.tensor([0.0]))], 1)
         features = head.features(target.model(row[:, :-1], output_hidden_states=True).hidden_states)
         drafted, proposals = Drafted([], []), []
         for step in range(gamma):
             features = head.step(shifted(row[:, 1:], step), features, drafted)
-            proposals.append(head.logits(features)[0].argmax(-1))
+            proposals.append(head.logits(features)[0].argmax(-1).tolist())
+        text = row[0].tolist()
         root = len(ids) - 1  # the last committed token
         while root + gamma + 1 < row.shape[1]:
             accepted = 0
             while accepted < gamma:
                 reached[accepted] += 1
-                if proposals[accepted][root - 1] != row[0, root + 1 + accepted]:
+                if proposals[accepted][root - 1] != text[root + 1 + accepted]:
                     break
                 agreed[accepted] += 1
                 accepted += 1
@@ -102,7 +110,9 @@ def export_head(head: Eagle3Head, target: Qwen3ForCausalLM, tokenizer: Path, fol
     """Writes the folder that SGLang's `--speculative-algorithm EAGLE3` loads: bf16 weights and a config."""
     config = target.config
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in head.state_dict().items()}
+    weights = {
+        name: weight.to("cpu", torch.bfloat16).contiguous() for name, weight in head.state_dict().items()
+    }
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     content = {
         "architectures": ["LlamaForCausalLMEagle3"],
@@ -138,19 +148,17 @@ def main() -> None:
     """Prepare, train, measure, write; a stage that is done is skipped."""
     parser = arguments(__doc__, gets="eagle3", minutes=60.0)
     parser.add_argument("--tokens", type=int, help="or its tokens, where that is sooner")
-    parser.add_argument("--measure", action="store_true", help="measure the head that is there, and no more")
     args = parser.parse_args()
-    begin(args)
-    target = start_model(args.models, "target", target_config()).eval()
+    device = begin(args)
+    target = start_model(args.models, "target", target_config()).to(device).eval()
     folder = args.models / "eagle3"
     if not args.measure:
         prepare(args.work, args.models)
-        trainer = train_head(args.work, target, seconds=args.minutes * 60, tokens=args.tokens)
+        budget = Budget(tokens=args.tokens, seconds=args.minutes * 60)
+        trainer = train_head(args.work, target, budget, tokens_per_step=args.tokens_per_step)
         assert isinstance(trainer.model, Eagle3Head)
         export_head(trainer.model, target, args.models / "target", folder, card(trainer))
-    found = measured(folder, target, args.data)
-    logger.info("%s", json.dumps(found))
-    (folder / REFERENCE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    keep_measured(folder, measured(folder, target, args.data))
 
 
 if __name__ == "__main__":

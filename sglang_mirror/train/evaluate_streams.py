@@ -37,16 +37,21 @@ class Proposal:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def rolled_out(
-    student: StreamingModel, text: Sequence[int], *, gamma: int, streams: int
+    student: StreamingModel,
+    text: Sequence[int],
+    *,
+    gamma: int,
+    streams: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[list[int], int]:
-    """A window after `text` [T], and how many forwards it took.
+    """A window after `text` [T] by the student on `device`, and how many forwards it took.
 
     The last tokens of a window may be guesses that no forward has checked: the target will.
     """
     window, forwards = Proposal(), 0
     while len(window.confirmed) + len(window.guessed) < gamma:
         rows = [*text, *window.confirmed, *window.guessed]
-        said = student(torch.tensor([rows]))[0, : 1 + streams].argmax(-1)  # [1 + streams, T]
+        said = student(torch.tensor([rows], device=device))[0, : 1 + streams].argmax(-1)  # [1 + streams, T]
         first = len(text) + len(window.confirmed) - 1
         main, *others = said[:, first:].tolist()
         window.take(main, others)
@@ -54,26 +59,37 @@ def rolled_out(
     return [*window.confirmed, *window.guessed][:gamma], forwards
 
 
+def greedy_texts(target: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """What `target` writes after each prompt at temperature 0, NUM_TOKENS tokens."""
+    greedy = torch.tensor([0.0])
+    return [continue_rows(target, torch.tensor([ids]), NUM_TOKENS, greedy)[0].tolist() for ids in prompts]
+
+
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def streaming_acceptance(
-    student: StreamingModel, target: Any, prompts: Sequence[list[int]], *, gamma: int, streams: int
+    student: StreamingModel,
+    prompts: Sequence[list[int]],
+    texts: Sequence[list[int]],
+    *,
+    gamma: int,
+    streams: int,
 ) -> dict[str, Any]:
-    """Accepted length and forwards a window at temperature 0, after each prompt's first NUM_TOKENS tokens.
+    """Accepted length and forwards a window, counted over texts as the target would have them.
 
     Args:
         student: the draft.
-        target: whose own text is to be guessed.
         prompts: token ids.
+        texts: what is to be guessed behind each, as `greedy_texts` gives it.
         gamma: draft tokens in a window.
         streams: of the student's, how many are used; 0 is plain decoding by the draft.
     """
+    device = next(student.parameters()).device
     steps = accepted = forwards = 0
-    for ids in prompts:
-        prompt = torch.tensor([ids])
-        text = continue_rows(target, prompt, NUM_TOKENS, torch.tensor([0.0]))[0].tolist()
+    for ids, text in zip(prompts, texts, strict=True):
         done = 1  # the first token is the prefill's
         while done + gamma < len(text):
-            window, count = rolled_out(student, [*ids, *text[:done]], gamma=gamma, streams=streams)
+            said = [*ids, *text[:done]]
+            window, count = rolled_out(student, said, gamma=gamma, streams=streams, device=device)
             agreed = 0
             while agreed < gamma and window[agreed] == text[done + agreed]:
                 agreed += 1

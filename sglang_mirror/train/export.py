@@ -19,7 +19,7 @@ from sglang_mirror.train.tokenizer import CHAT_TEMPLATE, load_tokenizer
 def load_trained(checkpoint: Path, config: Qwen3Config) -> Qwen3ForCausalLM:
     """The model of a training checkpoint, rounded to bf16 as it is shipped, held in fp32."""
     model = build(config)
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
     return model.to(torch.bfloat16).float().eval()
 
 

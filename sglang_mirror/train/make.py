@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sglang_mirror.errors import MirrorError
 from sglang_mirror.train.beside import OWN_TEXT_TIME
 from sglang_mirror.train.data import Windows
+from sglang_mirror.train.device import training_device
 from sglang_mirror.train.distill import MixedWindows
 from sglang_mirror.train.generate import own_text
 from sglang_mirror.train.optim import Budget
@@ -33,6 +34,7 @@ def make_streaming(args: argparse.Namespace) -> None:
     Raises:
         MirrorError: naming the setting, its value and what to give instead.
     """
+    device = training_device(args.device)
     work: Path = args.work or args.out.with_name(args.out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -42,8 +44,8 @@ def make_streaming(args: argparse.Namespace) -> None:
         logger.info("%d tokens of text", count)
     base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     adapted = _with_lora(base, args.lora) if args.lora else None
-    student = StreamingModel(base, count=args.streams, num_layers=args.layers)
-    target = _target(args.target, tokenizer) if args.target else None
+    student = StreamingModel(base, count=args.streams, num_layers=args.layers).to(device)
+    target = _target(args.target, tokenizer).to(device) if args.target else None
     plan = Plan(
         Budget(tokens=args.tokens, seconds=args.minutes * 60 if args.minutes else None),
         tokens_per_step=args.batch_tokens,

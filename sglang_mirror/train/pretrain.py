@@ -53,7 +53,7 @@ def _in_bf16(loss: Loss, *, compiled: bool) -> Loss:
     fast: Loss = torch.compile(loss, dynamic=False) if compiled else loss
 
     def autocast_loss(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             return fast(inputs, labels)
 
     return autocast_loss

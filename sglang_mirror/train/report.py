@@ -24,7 +24,7 @@ NUM_PROMPTS, NUM_TOKENS = 40, 96  # of the acceptance table
 
 def phase(name: str, checkpoint: Path) -> str:
     """A line on one training phase, from its checkpoint."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return (
         f"{name}: {state['tokens']:,} tokens in {state['step']:,} steps, {state['seconds'] / 60:.0f} minutes"
     )

@@ -100,11 +100,11 @@ def save_streaming(student: StreamingModel, source: Path, folder: Path, card: st
     dtype = getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"))
     tied = bool(config.get("tie_word_embeddings"))
     weights = {
-        name: weight.to(dtype).contiguous()
+        name: weight.to("cpu", dtype).contiguous()
         for name, weight in student.model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
-    embeddings = student.streams.embeddings.detach().to(dtype).contiguous()
+    embeddings = student.streams.embeddings.detach().to("cpu", dtype).contiguous()
     config[ENTRY] = {"count": student.streams.count, "layers": student.streams.num_layers}
     with fresh_folder(folder) as partial:
         for file in source.iterdir():

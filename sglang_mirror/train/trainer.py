@@ -38,6 +38,7 @@ class Plan:
 class Trainer:
     """Owns a model's optimizers, position and clock; reads `checkpoint` first, and replaces it as it goes.
 
+    It trains where the model's parameters are; a checkpoint goes on on any device.
     Into the file `curve`, if it is given, goes a line every ten steps: step, tokens, loss.
     """
 
@@ -52,6 +53,7 @@ class Trainer:
         curve: Path | None = None,
     ) -> None:
         self.model = model
+        self.device = next(model.parameters()).device
         self.loss = loss
         self.windows = windows
         self.plan = plan
@@ -87,7 +89,8 @@ class Trainer:
         factor = learning_rate_factor(self.step, self.progress, self.plan.decay_share)
         is_long = self.progress > 1.0 - self.plan.long_share
         window_len = self.plan.long_window_len if is_long else self.plan.window_len
-        rows = self.windows.batch(self.step, max(1, self.plan.tokens_per_step // window_len), window_len)
+        num_windows = max(1, self.plan.tokens_per_step // window_len)
+        rows = self.windows.batch(self.step, num_windows, window_len).to(self.device)
         set_learning_rate(self.optimizers, factor)
         loss = self.loss(rows[:, :-1], rows[:, 1:])
         loss.backward()
@@ -126,7 +129,8 @@ class Trainer:
         partial.replace(self.checkpoint)
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
+        # To the CPU: models and optimizers copy from there what they keep on their device, which is not all.
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

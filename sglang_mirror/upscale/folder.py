@@ -91,19 +91,31 @@ def is_enlarged(folder: Path) -> bool:
 
 
 def enlarged_weights(
-    folder: Path, weights: Iterable[tuple[str, torch.Tensor]]
+    folder: Path, weights: Iterable[tuple[str, torch.Tensor]], device: torch.device | str | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The large weights of an enlarged model's folder, from the small ones that a loader found in it."""
+    """The large weights of an enlarged model's folder, from the small ones that a loader found in it.
+
+    Args:
+        folder: of the model.
+        weights: the small ones.
+        device: where the large ones are made; None: on the current CUDA device, where there is one, as 14B
+            take minutes on a CPU and the loader copies them there anyway; else where the small ones are.
+    """
     config = _config(folder)
-    return enlarged(weights, Shape(**config[ENTRY]), Shape.of_config(config))
+    if device is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+    return enlarged(weights, Shape(**config[ENTRY]), Shape.of_config(config), device)
 
 
-def load_enlarged(folder: Path, dtype: torch.dtype, **options: Any) -> torch.nn.Module:
+def load_enlarged(
+    folder: Path, dtype: torch.dtype, *, device: torch.device | str = "cpu", **options: Any
+) -> torch.nn.Module:
     """An enlarged model in transformers.
 
     Args:
         folder: of the model.
         dtype: of its weights.
+        device: where they are made.
         options: further ones of `AutoModelForCausalLM.from_config`.
     """
     from safetensors.torch import load_file  # noqa: PLC0415 - only where models are loaded without SGLang
@@ -112,8 +124,9 @@ def load_enlarged(folder: Path, dtype: torch.dtype, **options: Any) -> torch.nn.
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(folder)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-    weights = enlarged_weights(folder, load_file(folder / "model.safetensors").items())
+    weights = enlarged_weights(folder, load_file(folder / "model.safetensors").items(), device)
     model.load_state_dict({name: weight.to(dtype) for name, weight in weights}, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are no weights
+    rotary = type(model.model.rotary_emb)(config)  # its frequencies are no weights
+    model.model.rotary_emb = rotary.to(device)
     loaded: torch.nn.Module = model.eval()
     return loaded

@@ -36,7 +36,10 @@ _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def enlarged(
-    weights: Iterable[tuple[str, torch.Tensor]], small: Shape, large: Shape
+    weights: Iterable[tuple[str, torch.Tensor]],
+    small: Shape,
+    large: Shape,
+    device: torch.device | str | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight of the large model, under its own name.
 
@@ -45,11 +48,13 @@ def enlarged(
             be missing.
         small: its shape.
         large: the shape wanted, which holds it.
+        device: where they are made, and the small ones go first; None: where the small ones are.
 
     Yields:
-        names and tensors of the small model's dtype, norms in float32, on its device.
+        names and tensors of the small model's dtype, norms in float32, on `device`. Each is made when it is
+        asked for and not kept, so one that was copied before the next is due takes no memory beside it.
     """
-    held = dict(weights)
+    held = {name: weight if device is None else weight.to(device) for name, weight in weights}
     if _EMBEDDING in held:
         held.setdefault(_HEAD, held[_EMBEDDING])
     maker = _Maker(small, large, held[_HEAD])
@@ -70,8 +75,9 @@ class _Maker:
 
     def __init__(self, small: Shape, large: Shape, like: torch.Tensor) -> None:
         self._small, self._large, self._like = small, large, like
-        generator = torch.Generator().manual_seed(SEED)
-        pool = torch.randn(POOL, generator=generator) * RANDOM_SCALE
+        # Drawn on the CPU in float32 whatever a loader has made the defaults: the same numbers everywhere.
+        generator = torch.Generator("cpu").manual_seed(SEED)
+        pool = torch.randn(POOL, generator=generator, device="cpu", dtype=torch.float32) * RANDOM_SCALE
         self._pool = pool.to(like.device, like.dtype)
         self._norm_scale = math.sqrt(small.hidden_size / large.hidden_size)
         # The query heads of a key head stay together.
@@ -104,7 +110,7 @@ class _Maker:
 
     def inner(self, kind: str, source: torch.Tensor, *, live: bool) -> torch.Tensor:
         """A weight of a layer; of one that is not live, `source` gives the kind only."""
-        large, in_order = self._large, torch.arange(len(source))
+        large, in_order = self._large, self._places(len(source))
         match kind.removesuffix(".weight").rsplit(".", 1)[-1]:
             case "q_proj":
                 num_rows = large.num_attention_heads * large.head_dim
@@ -118,21 +124,22 @@ class _Maker:
                 num_columns = large.num_attention_heads * large.head_dim
                 return self._writer(num_columns, source, self._query_places(), live=live)
             case "down_proj":
-                columns = torch.arange(source.shape[1])
-                return self._writer(large.intermediate_size, source, columns, live=live)
+                return self._writer(large.intermediate_size, source, self._places(source.shape[1]), live=live)
         return source.clone() if kind.endswith(("q_norm.weight", "k_norm.weight")) else self._norm(source)
 
     def _query_places(self) -> torch.Tensor:
         """Places of the live query heads' channels."""
         head_dim = self._large.head_dim
-        return torch.cat([torch.arange(head * head_dim, (head + 1) * head_dim) for head in self._query_heads])
+        return torch.cat([head * head_dim + self._places(head_dim) for head in self._query_heads])
 
     def _reader(self, num_rows: int, source: torch.Tensor, rows: torch.Tensor, *, live: bool) -> torch.Tensor:
         """A weight that reads the residual stream; never its constant, should there be one."""
         width = self._large.hidden_size
         num_columns = source.shape[1] // self._small.hidden_size * width
-        count = num_rows * num_columns
-        made = self._pool.repeat(-(-count // POOL))[:count].view(num_rows, num_columns).clone()
+        made = self._like.new_empty(num_rows, num_columns)
+        flat, rest = made.view(-1), made.numel() % POOL
+        flat[: made.numel() - rest].view(-1, POOL).copy_(self._pool)
+        flat[made.numel() - rest :].copy_(self._pool[:rest])
         made[:, width - 1 :: width] = 0
         if live:
             made[rows[:, None], self._channels(source)] = source
@@ -141,8 +148,12 @@ class _Maker:
     def _channels(self, source: torch.Tensor) -> torch.Tensor:
         """Places of the channels that `source` [rows, channels] reads, of one stream or several in a row."""
         small, large = self._small.hidden_size, self._large.hidden_size
-        channels = torch.arange(source.shape[1])
+        channels = self._places(source.shape[1])
         return channels // small * large + channels % small
+
+    def _places(self, count: int) -> torch.Tensor:
+        """0 to `count` - 1, to index with."""
+        return torch.arange(count, device=self._like.device)
 
     def _writer(
         self, num_columns: int, source: torch.Tensor, columns: torch.Tensor, *, live: bool
@@ -155,7 +166,7 @@ class _Maker:
 
     def _norm(self, source: torch.Tensor) -> torch.Tensor:
         # In float32, whatever the checkpoint is in: bf16 would move all live channels by one part in 250.
-        made = torch.ones(self._large.hidden_size, device=source.device)
+        made = torch.ones(self._large.hidden_size, device=source.device, dtype=torch.float32)
         made[: len(source)] = source.float() * self._norm_scale
         return made
 
