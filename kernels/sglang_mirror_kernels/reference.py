@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+
+from sglang_mirror_kernels.rows import WORD_BITS, Layer, TreeRows
 
 
 def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,6 +111,84 @@ def branch_attention(
     return F.scaled_dot_product_attention(
         query[None], keys[None], values[None], attn_mask=mask, scale=scale, enable_gqa=True
     )[0]
+
+
+def _kv(memory: torch.Tensor, rows: TreeRows, row: int, layer: Layer, dim: int) -> torch.Tensor:
+    """The KV of a row's request in one layer, [2, kv heads, capacity, head dim]."""
+    shape = (2, layer.num_layers, layer.num_kv_heads, int(rows.capacity[row]), dim)
+    return memory.flatten()[int(rows.base[row]) :][: math.prod(shape)].view(shape)[:, layer.index]
+
+
+def tree_attention(
+    query: torch.Tensor, memory: torch.Tensor, rows: TreeRows, layer: Layer, *, scale: float
+) -> torch.Tensor:
+    """Attention of the tree rows of many requests, each over its own request's KV.
+
+    Args:
+        query: [rows, heads, head dim]; heads is a multiple of the KV heads.
+        memory: what `rows.base` counts from; here all KV lies in it.
+        rows: where their KV is and what they see.
+        layer: whose KV is read.
+        scale: of the scores.
+
+    Returns:
+        [rows, heads, head dim]; zeros for a row that fills up.
+    """
+    out = torch.zeros_like(query)
+    bits = torch.arange(WORD_BITS, device=query.device)
+    for row, num_slots in enumerate(rows.num_slots.tolist()):
+        if num_slots:
+            keys, values = _kv(memory, rows, row, layer, query.shape[2])[:, :, :num_slots]
+            num_tree = num_slots - int(rows.prefix[row])
+            seen = (rows.seen[:, row, None] >> bits & 1).flatten()[None, :num_tree] != 0
+            out[row] = branch_attention(query[row, :, None], keys, values, seen, scale=scale)[:, 0]
+    return out
+
+
+def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
+    qkv: torch.Tensor,
+    norm: torch.Tensor | None,
+    rope: torch.Tensor,
+    positions: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    eps: float,
+) -> torch.Tensor:
+    """Norm and rotary embedding of queries and keys; keys and values go to the rows' slots.
+
+    Args:
+        qkv: the rows' queries, keys and values, [rows, heads + 2 * kv heads, head dim].
+        norm: RMSNorm's weight for each query and key head, [heads + kv heads, head dim]; None: no norm.
+        rope: by position, cosines, and sines of which the first half is negated, [positions, 2, 1, head dim].
+        positions: the rows' places in the text, int64 [rows].
+        memory: as in `tree_attention`.
+        rows: where their KV goes; nothing is written for a row that fills up.
+        layer: whose KV is written.
+        eps: of the norm.
+
+    Returns:
+        Queries, [rows, heads, head dim].
+    """
+    dim, num_values = qkv.shape[2], layer.num_kv_heads
+    rotated = qkv[:, :-num_values].float()
+    if norm is not None:
+        rotated = F.rms_norm(rotated, (dim,), None, eps) * norm
+    cos, sin = rope[positions].float().unbind(1)
+    rotated = (rotated * cos + rotated.roll(dim // 2, -1) * sin).to(qkv.dtype)
+    heads = rotated.shape[1] - num_values
+    for row, num_slots in enumerate(rows.num_slots.tolist()):
+        if num_slots:
+            new = torch.stack((rotated[row, heads:], qkv[row, -num_values:]))
+            _kv(memory, rows, row, layer, dim)[:, :, int(rows.slot[row])] = new
+    return rotated[:, :heads].contiguous()
+
+
+def gate(both: torch.Tensor) -> torch.Tensor:
+    """SwiGLU of a gate and, beside it, what it gates: [rows, 2 * width] -> [rows, width]."""
+    first, second = both.chunk(2, -1)
+    return F.silu(first) * second
 
 
 def pack_mask(mask: torch.Tensor) -> torch.Tensor:

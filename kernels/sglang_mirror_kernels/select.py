@@ -1,23 +1,34 @@
-"""Which implementation serves a device: Triton's twin on a GPU, else the reference."""
+"""Which implementation serves a device: Triton's twin on a GPU or in its interpreter, else the reference."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 
 import torch
 
 from sglang_mirror_kernels import reference
+from sglang_mirror_kernels.rows import Layer, TreeRows
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _twin(tensor: torch.Tensor) -> bool:
+    return (tensor.is_cuda or _interpreted()) and has_triton()
 
 
 def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`reference.exit_topk`, by the implementation for the logits' device."""
-    if logits.is_cuda and _has_triton():
+    if _twin(logits):
         from sglang_mirror_kernels.triton import exit_topk as twin  # noqa: PLC0415 - needs Triton
 
         return twin.exit_topk(logits, children, kappa)
@@ -26,9 +37,48 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
     """`reference.promote`, by the implementation for the cache's device."""
-    if kv.is_cuda and _has_triton():
+    if _twin(kv):
         from sglang_mirror_kernels.triton import promote as twin  # noqa: PLC0415 - needs Triton
 
         twin.promote(kv, slots, start)
     else:
         reference.promote(kv, slots, start)
+
+
+def tree_attention(
+    query: torch.Tensor, memory: torch.Tensor, rows: TreeRows, layer: Layer, *, scale: float
+) -> torch.Tensor:
+    """`reference.tree_attention`, by the implementation for the query's device."""
+    if _twin(query):
+        from sglang_mirror_kernels.triton import tree_attention as twin  # noqa: PLC0415 - needs Triton
+
+        return twin.tree_attention(query, memory, rows, layer, scale=scale)
+    return reference.tree_attention(query, memory, rows, layer, scale=scale)
+
+
+def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
+    qkv: torch.Tensor,
+    norm: torch.Tensor | None,
+    rope: torch.Tensor,
+    positions: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    eps: float,
+) -> torch.Tensor:
+    """`reference.rotate`, by the implementation for the rows' device."""
+    if _twin(qkv):
+        from sglang_mirror_kernels.triton import rotate as twin  # noqa: PLC0415 - needs Triton
+
+        return twin.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps)
+    return reference.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps)
+
+
+def gate(both: torch.Tensor) -> torch.Tensor:
+    """`reference.gate`, by the implementation for the rows' device."""
+    if _twin(both):
+        from sglang_mirror_kernels.triton import gate as twin  # noqa: PLC0415 - needs Triton
+
+        return twin.gate(both)
+    return reference.gate(both)

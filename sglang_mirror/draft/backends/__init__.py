@@ -17,7 +17,13 @@ def _torch(*, model: str, device: str, dtype: str, threads: int) -> Backend:
     return load_torch(model, device=device, dtype=dtype, threads=threads)
 
 
-BACKENDS: dict[str, Loader] = {"torch": _torch, "scripted": load_scripted}
+def _torch_eager(*, model: str, device: str, dtype: str, threads: int) -> Backend:
+    from sglang_mirror.draft.backends.load import load_torch  # noqa: PLC0415 - torch is heavy
+
+    return load_torch(model, device=device, dtype=dtype, threads=threads, graphs=False)
+
+
+BACKENDS: dict[str, Loader] = {"torch": _torch, "torch-eager": _torch_eager, "scripted": load_scripted}
 
 
 def load_backend(name: str, *, model: str, device: str, dtype: str, threads: int) -> Backend:

@@ -49,6 +49,20 @@ class Linear:
             return residual + self(rows)
         return torch.addmm(residual, rows, self._transposed)
 
+    def add_to(self, residual: torch.Tensor, rows: torch.Tensor) -> None:
+        """`residual += self(rows)` in place, which on a GPU spares `added_to`'s copy of the residual."""
+        if self._transposed is None or self._bias is not None:
+            residual += self(rows)
+        else:
+            residual.addmm_(rows, self._transposed)
+
+    def into(self, out: torch.Tensor, rows: torch.Tensor) -> None:
+        """`out[:] = self(rows)`"""
+        if self._transposed is None or self._bias is not None:
+            out.copy_(self(rows))
+        else:
+            torch.mm(rows, self._transposed, out=out)
+
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
     """The weight in oneDNN's own layout; None where there is no oneDNN for it."""

@@ -79,20 +79,29 @@ class LlamaLoop:
     Args:
         model: from `AutoModelForCausalLM`; its weights are shared or copied, it is not needed afterwards.
         streams: lookahead streams, of a streaming draft.
+
+    Attributes:
+        embedding: of the tokens, [V, width].
+        layers: the blocks' weights.
+        norm: the last norm's weight, [width].
+        head: [rows, width] -> [rows, V].
+        head_dim: of queries, keys and values.
+        eps: of every norm.
+        num_streams: see `TreeModel`.
     """
 
     def __init__(self, model: Any, streams: StreamWeights | None = None) -> None:
         config, inner = model.config, model.model
-        self._head_dim: int = getattr(config, "head_dim", None) or (
+        self.head_dim: int = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
         )
-        self._eps = float(config.rms_norm_eps)
-        self._embedding = inner.embed_tokens.weight.data
-        self._norm = inner.norm.weight.data
-        self._head = Linear(model.lm_head.weight.data, _data(model.lm_head.bias))
-        self._layers = [_Layer(layer, self._head_dim) for layer in inner.layers]
+        self.eps = float(config.rms_norm_eps)
+        self.embedding = inner.embed_tokens.weight.data
+        self.norm = inner.norm.weight.data
+        self.head = Linear(model.lm_head.weight.data, _data(model.lm_head.bias))
+        self.layers = [_Layer(layer, self.head_dim) for layer in inner.layers]
         self._rotary = inner.rotary_emb
-        self._table = self._rope_table(FIRST_POSITIONS)
+        self._table = self.rope_table(FIRST_POSITIONS)
         self._streams = streams
         self.num_streams = len(streams.embeddings) if streams else 0
 
@@ -100,13 +109,13 @@ class LlamaLoop:
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
     ) -> torch.Tensor:
         """As `TreeModel.logits`."""
-        hidden = F.embedding(tokens, self._embedding)  # [rows, width]
+        hidden = F.embedding(tokens, self.embedding)  # [rows, width]
         while attention.last_position + self.num_streams >= self._table.shape[0]:
-            self._table = self._rope_table(2 * self._table.shape[0])
+            self._table = self.rope_table(2 * self._table.shape[0])
         rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
-        first_with_streams = len(self._layers) - (self._streams.num_layers if self._streams else 0)
+        first_with_streams = len(self.layers) - (self._streams.num_layers if self._streams else 0)
         ahead = ahead_rope = None
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             if index == first_with_streams and wanted.shape[0]:
                 ahead, ahead_rope = self._begin_streams(hidden.index_select(0, wanted), positions[wanted])
             hidden = self._block(index, layer, hidden, rope, attention)
@@ -115,9 +124,9 @@ class LlamaLoop:
         if wanted.shape[0] != hidden.shape[0]:
             hidden = hidden.index_select(0, wanted)
         if ahead is None:
-            return self._head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
+            return self.head(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps))
         rows = torch.cat((hidden[:, None], ahead.unflatten(0, (-1, self.num_streams))), 1).flatten(0, 1)
-        logits = self._head(F.rms_norm(rows, rows.shape[-1:], self._norm, self._eps))
+        logits = self.head(F.rms_norm(rows, rows.shape[-1:], self.norm, self.eps))
         return logits.unflatten(0, (-1, 1 + self.num_streams))
 
     def _begin_streams(
@@ -139,10 +148,10 @@ class LlamaLoop:
     ) -> torch.Tensor:
         """[rows, width] -> [rows, width]"""
         width = hidden.shape[-1:]
-        normed = F.rms_norm(hidden, width, layer.input_norm, self._eps)
+        normed = F.rms_norm(hidden, width, layer.input_norm, self.eps)
         attended = self._attend(index, normed, cos=rope[:, 0], sin=rope[:, 1], attention=attention)
         hidden = layer.o.added_to(hidden, attended)
-        normed = F.rms_norm(hidden, width, layer.mlp_norm, self._eps)
+        normed = F.rms_norm(hidden, width, layer.mlp_norm, self.eps)
         gate, up = layer.gate_up(normed).chunk(2, -1)
         return layer.down.added_to(hidden, F.silu(gate).mul_(up))
 
@@ -156,13 +165,13 @@ class LlamaLoop:
         attention: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
         """[rows, width] -> [rows, heads * head dim]"""
-        layer = self._layers[index]
-        head_dim = self._head_dim
+        layer = self.layers[index]
+        head_dim = self.head_dim
         num_rotated = layer.num_heads + layer.num_kv_heads
         qkv = layer.qkv(hidden).view(hidden.shape[0], -1, head_dim)
         rotated = qkv[:, :num_rotated]
         if layer.qk_norm is not None:
-            rotated = F.rms_norm(rotated, (head_dim,), None, self._eps) * layer.qk_norm
+            rotated = F.rms_norm(rotated, (head_dim,), None, self.eps) * layer.qk_norm
         # The table's sine carries the sign of the half that changes places, so that a roll does it.
         rotated = torch.addcmul(rotated * cos, rotated.roll(head_dim // 2, -1), sin)
         out = attention(
@@ -175,10 +184,10 @@ class LlamaLoop:
         )
         return out.reshape(hidden.shape[0], -1)
 
-    def _rope_table(self, num_positions: int) -> torch.Tensor:
+    def rope_table(self, num_positions: int) -> torch.Tensor:
         """[positions, 2, 1, head dim]: cosines, and sines of which the first half is negated."""
-        positions = torch.arange(num_positions, device=self._embedding.device)[None]
-        cos, sin = self._rotary(self._embedding[:1], positions)
+        positions = torch.arange(num_positions, device=self.embedding.device)[None]
+        cos, sin = self._rotary(self.embedding[:1], positions)
         half = sin.shape[-1] // 2
         signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
         return torch.stack((cos[0], signed), 1)[:, :, None]

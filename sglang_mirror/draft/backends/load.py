@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from sglang_mirror.draft.backends.generic import GenericModel
-from sglang_mirror.draft.backends.llama_loop import LlamaLoop, suits
+from sglang_mirror.draft.backends.graphed import GraphedBackend
+from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights, suits
 from sglang_mirror.draft.backends.self_check import deviation, reference
 from sglang_mirror.draft.backends.streams import read_streams
 from sglang_mirror.draft.backends.torch_backend import TorchBackend, TreeModel
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
+from sglang_mirror_kernels.select import has_triton
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 _MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)
 
 
-def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBackend:
+def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: bool = True) -> TorchBackend:
     """Load a model and check that it computes trees as its own forward computes text.
 
     Args:
@@ -32,6 +34,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBac
         device: as PyTorch names it.
         dtype: float32, bfloat16, float16; or auto: float32 on a CPU, elsewhere the checkpoint's.
         threads: CPU threads; 0 leaves PyTorch's default.
+        graphs: on a GPU, compute in CUDA graphs what can be; otherwise everything eagerly.
 
     Raises:
         DraftError: the model cannot be loaded or served, or the device does not exist.
@@ -39,32 +42,51 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int) -> TorchBac
     if threads:
         torch.set_num_threads(threads)
     loaded = _load(model, device, "float32" if dtype == "auto" and device == "cpu" else dtype)
+    if loaded.device.index:
+        torch.cuda.set_device(loaded.device)  # kernels of Triton run on the current device
     try:
         expected = reference(loaded)
         num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
         streams = read_streams(model, loaded)
     except _MISFITS as error:
         raise _refusal(model, f"its own forward fails: {error}") from error
+    if streams is not None and not suits(loaded):
+        raise _refusal(model, "streams run in models of Llama's kind only")
     reasons = []
-    runners: dict[str, Callable[[], TreeModel]] = {"GenericModel": lambda: GenericModel(loaded)}
-    if suits(loaded):
-        runners = {"LlamaLoop": lambda: LlamaLoop(loaded, streams), **runners}
-    if streams is not None:
-        del runners["GenericModel"]
-        if not runners:
-            raise _refusal(model, "streams run in models of Llama's kind only")
-    for name, runner in runners.items():
+    for way, backend_of in _ways(loaded, model, streams, num_tokens, graphs=graphs).items():
         try:
-            backend = TorchBackend(loaded, model, runner(), num_tokens=num_tokens)
+            backend = backend_of()
             off = deviation(backend, expected)
         except _MISFITS as error:
-            reasons.append(f"{name}: {type(error).__name__}: {error}")
+            reasons.append(f"{way}: {type(error).__name__}: {error}")
             continue
         if off <= expected.tolerance:
-            logger.info("%s runs in %s, off by %.1e", model, name, off)
+            logger.info("%s runs in %s, off by %.1e", model, way, off)
+            if reasons:
+                logger.warning("%s does not run in what would be faster: %s", model, "; ".join(reasons))
             return backend
-        reasons.append(f"{name}: logits off by {off:.3f} of their norm")
+        reasons.append(f"{way}: logits off by {off:.3f} of their norm")
     raise _refusal(model, "; ".join(reasons))
+
+
+def _ways(
+    loaded: Any, name: str, streams: StreamWeights | None, num_tokens: int, *, graphs: bool
+) -> dict[str, Callable[[], TorchBackend]]:
+    """How the model may be run, the fastest way first."""
+
+    def eager(runner: Callable[[], TreeModel]) -> Callable[[], TorchBackend]:
+        return lambda: TorchBackend(loaded, name, runner(), num_tokens=num_tokens)
+
+    ways: dict[str, Callable[[], TorchBackend]] = {}
+    if suits(loaded):
+        if graphs and loaded.device.type == "cuda" and streams is None and has_triton():
+            ways["CUDA graphs"] = lambda: GraphedBackend(
+                loaded, name, LlamaLoop(loaded), num_tokens=num_tokens
+            )
+        ways["LlamaLoop"] = eager(lambda: LlamaLoop(loaded, streams))
+    if streams is None:
+        ways["GenericModel"] = eager(lambda: GenericModel(loaded))
+    return ways
 
 
 def _load(model: str, device: str, dtype: str) -> Any:
@@ -75,7 +97,7 @@ def _load(model: str, device: str, dtype: str) -> Any:
     try:
         if is_enlarged(Path(model)):
             number_format = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-            loaded = load_enlarged(Path(model), number_format, attn_implementation="eager")
+            loaded = load_enlarged(Path(model), number_format, device=device, attn_implementation="eager")
         else:
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager")
         return loaded.to(device).eval()

@@ -1,0 +1,60 @@
+"""The Llama family's forward with shapes that do not depend on what is asked: a CUDA graph can hold it.
+
+On a GPU the loop of `llama_loop` waits for its host, which launches some 20 operations a layer and more for
+each request. Here a layer is ten launches whatever the requests.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from sglang_mirror.draft.backends.llama_loop import LlamaLoop
+from sglang_mirror_kernels.rows import Layer, TreeRows
+from sglang_mirror_kernels.select import gate, rotate, tree_attention
+
+
+class StaticLlama:
+    """Runs what a `LlamaLoop` without streams and sliding windows runs, over rows of many requests.
+
+    Args:
+        loop: whose weights it uses.
+        max_len: positions are below it.
+        num_kv_heads: of the model.
+    """
+
+    def __init__(self, loop: LlamaLoop, max_len: int, num_kv_heads: int) -> None:
+        self._loop = loop
+        self._rope = loop.rope_table(max_len)
+        self._num_kv_heads = num_kv_heads
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        rows: TreeRows,
+        memory: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        """Logits of all rows; their KV is written.
+
+        Args:
+            tokens: int64 [rows].
+            positions: their places in the text, int64 [rows].
+            rows: where their requests' KV is and what they see.
+            memory: what `rows.base` counts from.
+            out: where the logits go, [rows, V].
+        """
+        loop = self._loop
+        hidden = F.embedding(tokens, loop.embedding)  # [rows, width]
+        width = hidden.shape[-1:]
+        for index, layer in enumerate(loop.layers):
+            place = Layer(index, len(loop.layers), self._num_kv_heads)
+            normed = F.rms_norm(hidden, width, layer.input_norm, loop.eps)
+            qkv = layer.qkv(normed).view(len(normed), -1, loop.head_dim)
+            query = rotate(qkv, layer.qk_norm, self._rope, positions, memory, rows, place, eps=loop.eps)
+            attended = tree_attention(query, memory, rows, place, scale=layer.scale)
+            layer.o.add_to(hidden, attended.flatten(1))
+            normed = F.rms_norm(hidden, width, layer.mlp_norm, loop.eps)
+            layer.down.add_to(hidden, gate(layer.gate_up(normed)))
+        loop.head.into(out, F.rms_norm(hidden, width, loop.norm, loop.eps))

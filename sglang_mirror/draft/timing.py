@@ -1,0 +1,165 @@
+"""`python -m sglang_mirror.draft.timing`: what a draft's forwards and rollouts cost on a device, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_mirror.draft.backends import load_backend
+from sglang_mirror.draft.backends.base import Backend, Segment
+from sglang_mirror.draft.backends.graphed import BUCKETS, GraphedBackend
+from sglang_mirror.upscale.folder import make_folder
+from sglang_mirror.upscale.shape import parse_shape
+
+KAPPA = 8
+CHUNK = 128
+WARMED_AFTER = 5
+
+
+class Rollouts:
+    """Roots that grow by a token a forward, each behind the text of one of several requests.
+
+    Args:
+        backend: the draft.
+        num_requests: that share the roots evenly.
+        num_roots: of all requests.
+        text_len: tokens of each request.
+    """
+
+    def __init__(self, backend: Backend, *, num_requests: int, num_roots: int, text_len: int) -> None:
+        self._backend = backend
+        self._text_len = text_len
+        self._roots = [
+            num_roots // num_requests + (i < num_roots % num_requests) for i in range(num_requests)
+        ]
+        self._caches = [backend.new_cache() for _ in self._roots]
+        for cache in self._caches:
+            for first in range(0, text_len, CHUNK):
+                places = range(first, min(first + CHUNK, text_len))
+                tokens = [17 * place % backend.vocab_size for place in places]
+                seen = [(2 << row) - 1 for row in range(len(places))]
+                backend.forward([Segment(cache, tokens, places, first, first, seen, ())], KAPPA + 1)
+
+    def run(self, num_levels: int) -> None:
+        """Roll out from the text: each level's tokens are those that the last one found most probable."""
+        tokens = [[root % self._backend.vocab_size for root in range(roots)] for roots in self._roots]
+        for level in range(num_levels):
+            segments = [
+                self._level(request, level, tokens[request])
+                for request in range(len(tokens))
+                if tokens[request]
+            ]
+            said = iter(self._backend.forward(segments, KAPPA + 1))
+            tokens = [[each.next.tokens[0] for each in next(said)] if row else [] for row in tokens]
+
+    def _level(self, request: int, level: int, tokens: Sequence[int]) -> Segment:
+        """A level's rows: a root sees itself, each later token those of its own branch."""
+        roots, prefix = self._roots[request], self._text_len
+        branch = sum(1 << earlier * roots for earlier in range(level + 1))
+        return Segment(
+            cache=self._caches[request],
+            tokens=tokens,
+            positions=[prefix + level] * roots,
+            start=prefix + level * roots,
+            prefix=prefix,
+            seen=[branch << root for root in range(roots)],
+            wanted=range(roots),
+        )
+
+
+def measure(call: Callable[[], object], *, repeats: int, device: str) -> dict[str, float]:
+    """Milliseconds of a call, the device waited for: median and the middle four fifths."""
+    for _ in range(WARMED_AFTER):
+        call()
+    times_ms = []
+    for _ in range(repeats):
+        _wait(device)
+        start_s = time.perf_counter()
+        call()
+        _wait(device)
+        times_ms.append((time.perf_counter() - start_s) * 1000)
+    deciles = statistics.quantiles(times_ms, n=10)
+    return {
+        "median": round(statistics.median(times_ms), 3),
+        "p10": round(deciles[0], 3),
+        "p90": round(deciles[-1], 3),
+    }
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def time_backend(backend: Backend, args: argparse.Namespace, *, repeats: int) -> dict[str, Any]:
+    """What one backend takes, in milliseconds.
+
+    Returns:
+        `forward_ms` by rows, of one request; `graph_ms` likewise, if there are graphs: what remains of these
+        without the host's part; `draft_ms` of all roots' rollouts.
+    """
+    found: dict[str, Any] = {"backend": type(backend).__name__, "forward_ms": {}}
+    for num_rows in args.rows:
+        one = Rollouts(backend, num_requests=1, num_roots=num_rows, text_len=args.text)
+        call = functools.partial(one.run, 1)
+        found["forward_ms"][num_rows] = measure(call, repeats=repeats, device=args.device)
+        if isinstance(backend, GraphedBackend):
+            replay = backend.replayed(num_rows)
+            found.setdefault("graph_ms", {})[num_rows] = measure(replay, repeats=repeats, device=args.device)
+    every = Rollouts(backend, num_requests=args.requests, num_roots=args.roots, text_len=args.text)
+    found["draft_ms"] = measure(lambda: every.run(args.gamma), repeats=repeats, device=args.device)
+    return found
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Load the draft in each way that was asked for, and time it."""
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else args.device,
+        "torch_version": torch.__version__,
+        **{name: getattr(args, name) for name in ("model", "shape", "roots", "gamma", "text", "requests")},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model
+        if args.shape:
+            model = str(make_folder(Path(model), parse_shape(args.shape), Path(folder)))
+        for name, repeats in (("torch", args.repeats), ("torch-eager", args.eager_repeats)):
+            if not repeats:
+                continue
+            start_s = time.monotonic()
+            backend = load_backend(name, model=model, device=args.device, dtype=args.dtype, threads=0)
+            load_s = time.monotonic() - start_s
+            report[name] = {"load_s": round(load_s, 1), **time_backend(backend, args, repeats=repeats)}
+            del backend
+    return report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(prog="python -m sglang_mirror.draft.timing", description=__doc__)
+    add = options.add_argument
+    add("--model", required=True, help="model folder or hub name")
+    add("--shape", default="", help="enlarge the folder's model to this shape first, such as 0.6b")
+    add("--device", default="cuda", help="as PyTorch names it (default: %(default)s)")
+    add("--dtype", default="auto", help="as of the draft process (default: %(default)s)")
+    add("--roots", type=int, default=64, help="branches that are rolled out (default: %(default)s)")
+    add("--requests", type=int, default=1, help="that they belong to (default: %(default)s)")
+    add("--gamma", type=int, default=7, help="tokens of a branch (default: %(default)s)")
+    add("--text", type=int, default=512, help="tokens of a request's text (default: %(default)s)")
+    add("--rows", type=int, nargs="+", default=BUCKETS, help="of the forwards that are timed one by one")
+    add("--repeats", type=int, default=50, help="of each measurement (default: %(default)s)")
+    add("--eager-repeats", type=int, default=10, help="of the eager path's; 0: leave it out")
+    return options
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(run(parser().parse_args()), indent=2) + "\n")

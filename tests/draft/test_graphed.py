@@ -1,0 +1,201 @@
+"""The static forward against the eager path: captured on a GPU, else by the references, or interpreted."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sglang_mirror.draft.backends import load_backend
+from sglang_mirror.draft.backends.base import Cache, Segment
+from sglang_mirror.draft.backends.graphed import GraphedBackend
+from sglang_mirror.draft.backends.kv_cache import TensorCache
+from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights
+from sglang_mirror.draft.backends.self_check import deviation, reference
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from tests.draft.tiny import VOCAB, make
+from tests.kernels.test_triton import run_cases
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BUCKETS = (1, 4, 24)
+ARENA = 4_000_000
+
+
+class Pair:
+    """The two backends over one model.
+
+    Where neither a GPU nor Triton's interpreter runs the kernels, the references want all KV in one tensor:
+    caches are then cut from it, with what an earlier owner might have left there.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        model = model.to(DEVICE).eval()
+        expected = reference(model)
+        loop = LlamaLoop(model)
+        self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
+        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS)
+        if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            arena, used = torch.randn(ARENA), itertools.count(0)
+            self.graphed._memory = arena
+
+            def cut(cache: TensorCache, capacity: int) -> torch.Tensor:
+                shape = cache._shape
+                sizes = (2, shape.num_layers, shape.num_kv_heads, capacity, shape.head_dim)
+                start = next(used) * ARENA // 40
+                return arena[start:][: torch.Size(sizes).numel()].view(sizes)
+
+            monkeypatch.setattr(TensorCache, "_empty", cut)
+        assert deviation(self.graphed, expected) < expected.tolerance
+
+    def forward(self, parts: Sequence[tuple[Segment, ...]], count: int) -> None:
+        """Both say the same."""
+        found = self.graphed.forward([part[0] for part in parts], count)
+        wanted = self.eager.forward([part[1] for part in parts], count)
+        assert [len(each) for each in found] == [len(each) for each in wanted]
+        chain = itertools.chain.from_iterable
+        for ours, theirs in zip(chain(found), chain(wanted), strict=True):
+            assert ours.next.tokens == theirs.next.tokens
+            assert ours.next.logprobs == pytest.approx(theirs.next.logprobs, abs=1e-4)
+            assert ours.ahead == ()
+
+
+@dataclass
+class Request:
+    """A text and a tree behind it, kept alike in both backends' caches."""
+
+    caches: tuple[Cache, Cache]
+    num_text: int = 0
+    nodes: list[tuple[int, int]] = field(default_factory=list)  # position, bits of what it sees
+
+    def segments(self, picker: random.Random, count: int, *, prompt: bool) -> tuple[Segment, ...]:
+        """The next rows: prompt tokens, or nodes anywhere in the tree."""
+        start = self.num_text + len(self.nodes)
+        tokens = [picker.randrange(VOCAB) for _ in range(count)]
+        if prompt:
+            positions, seen = list(range(start, start + count)), [(2 << row) - 1 for row in range(count)]
+            self.num_text += count
+        else:
+            for _ in range(count):
+                parent = picker.randrange(-1, len(self.nodes))
+                position, above = self.nodes[parent] if parent >= 0 else (self.num_text - 1, 0)
+                self.nodes.append((position + 1, above | 1 << len(self.nodes)))
+            positions = [position for position, _ in self.nodes[-count:]]
+            seen = [bits for _, bits in self.nodes[-count:]]
+        prefix = start if prompt else self.num_text
+        wanted = sorted(picker.sample(range(count), picker.randint(0, count)))
+        return tuple(Segment(cache, tokens, positions, start, prefix, seen, wanted) for cache in self.caches)
+
+    def promote(self, picker: random.Random) -> None:
+        """Commit a path of the tree: it moves to the front, over what lay there; the rest goes."""
+        if not self.nodes:
+            return
+        _, bits = picker.choice(self.nodes)
+        path = [place for place in range(len(self.nodes)) if bits >> place & 1]
+        for cache in self.caches:
+            cache.move([self.num_text + place for place in path], self.num_text)
+        self.num_text += len(path)
+        self.nodes = []
+
+
+def play(both: Pair, picker: random.Random, num_forwards: int) -> None:
+    """Prompts in chunks, trees of several requests, promotion, requests that end and new ones."""
+    requests: list[Request] = []
+    for _ in range(num_forwards):
+        while len(requests) < 3:
+            requests.append(Request((both.graphed.new_cache(), both.eager.new_cache())))
+        parts = []
+        for request in picker.sample(requests, picker.randint(1, len(requests))):
+            if picker.random() < 0.3:
+                request.promote(picker)
+            prompt = not request.nodes and (request.num_text < 2 or picker.random() < 0.3)
+            parts.append(request.segments(picker, picker.randint(1, 19), prompt=prompt))
+        both.forward(parts, picker.choice((1, 5, 9)))
+        if picker.random() < 0.2:
+            requests.pop(picker.randrange(len(requests)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("qwen3", {}),
+        ("qwen2", {"num_key_value_heads": 1}),  # four heads a KV head; biases
+        ("llama", {"num_key_value_heads": 4, "hidden_size": 48, "attention_bias": True}),  # head size 12
+        ("mistral", {"sliding_window": None}),
+    ],
+)
+def test_random_trees(
+    architecture: str, changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Pair(make(architecture, tmp_path, **changes), monkeypatch)
+    play(both, random.Random(architecture), 20)
+
+
+def test_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small enough for the interpreter, whose rows are 200 times slower."""
+    both, picker = Pair(make("qwen3", tmp_path, num_hidden_layers=1), monkeypatch), random.Random(2)
+    requests = [Request((both.graphed.new_cache(), both.eager.new_cache())) for _ in range(2)]
+    both.forward([request.segments(picker, 2, prompt=True) for request in requests], 3)
+    for request in (requests[0], requests[1], requests[0]):
+        both.forward([request.segments(picker, 3, prompt=False)], 2)
+        request.promote(picker)
+    both.forward([request.segments(picker, 2, prompt=False) for request in requests], 3)
+
+
+def test_few_rows_interpreted() -> None:
+    if os.environ.get("TRITON_INTERPRET") != "1" and DEVICE == "cpu":
+        run_cases(Path(__file__), "-k", "test_few_rows and not interpreted")
+
+
+def test_more_than_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of 256 slots, buckets of 24 rows, the words of a tree and the candidates of a row."""
+    both, picker = Pair(make("llama", tmp_path, num_hidden_layers=1), monkeypatch), random.Random(4)
+    both.graphed._make_buckets(1, 2)
+    request = Request((both.graphed.new_cache(), both.eager.new_cache()))
+    both.forward([request.segments(picker, 230, prompt=True)], 2)
+    both.forward([request.segments(picker, 70, prompt=False)], 12)
+    assert both.graphed._num_words == 4
+    assert both.graphed._num_candidates == 12
+    both.forward([request.segments(picker, 3, prompt=False)], VOCAB - 1)
+
+
+def test_no_row_behind_the_models_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Pair(make("llama", tmp_path, num_hidden_layers=1), monkeypatch)
+    with pytest.raises(ValueError, match="position 512: tiny takes at most 512 tokens"):
+        both.graphed.forward([Segment(both.graphed.new_cache(), [1], [512], 0, 0, [1], [0])], 1)
+
+
+def test_refuses_what_is_computed_eagerly(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(make("mistral", tmp_path), dtype=torch.float32)
+    streams = StreamWeights(torch.zeros(2, 32), 1)
+    for loop in (LlamaLoop(model), LlamaLoop(model, streams)):
+        with pytest.raises(ValueError, match="computed eagerly"):
+            GraphedBackend(model, "tiny", loop, num_tokens=VOCAB)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_gets_graphs(dtype: str, tmp_path: Path) -> None:
+    folder = str(make("qwen3", tmp_path))
+    backend = load_backend("torch", model=folder, device="cuda", dtype=dtype, threads=1)
+    assert isinstance(backend, GraphedBackend)
+    assert all(bucket.graph is not None for bucket in backend._buckets)
+    eager = load_backend("torch-eager", model=folder, device="cuda", dtype=dtype, threads=1)
+    assert not isinstance(eager, GraphedBackend)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_a_sliding_window_is_computed_eagerly(tmp_path: Path) -> None:
+    backend = load_backend(
+        "torch", model=str(make("mistral", tmp_path)), device="cuda", dtype="auto", threads=1
+    )
+    assert not isinstance(backend, GraphedBackend)

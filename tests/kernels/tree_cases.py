@@ -1,0 +1,139 @@
+"""The static draft's kernels against the references: many requests in one launch. Run by test_triton."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_mirror_kernels import reference
+from sglang_mirror_kernels.rows import BLOCK_ROWS, Layer, TreeRows
+from sglang_mirror_kernels.triton import gate, rotate, tree_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# A GPU's compiler takes seconds for each combination of constants.
+FEW = settings(max_examples=6 if torch.cuda.is_available() else 20, deadline=None)
+WORDS = 3
+LAYER = Layer(1, 2, 2)
+
+Request = tuple[int, int, int]  # rows, prefix, tree slots that were there before them
+
+
+def rows_of(requests: list[Request], dim: int, *, padding: int, seed: int) -> tuple[TreeRows, torch.Tensor]:
+    """Random trees of several requests, and a memory that holds their KV."""
+    generator = torch.Generator().manual_seed(seed)
+    columns: dict[str, list[int]] = {field.name: [] for field in fields(TreeRows)}
+    seen: list[list[int]] = []
+    base = 32
+    for count, prefix, before in requests:
+        capacity = prefix + before + count + 5
+        first = len(seen)
+        for start in range(0, count, BLOCK_ROWS):
+            columns["block_first"].append(first + start)
+            columns["block_len"].append(min(BLOCK_ROWS, count - start))
+        for row in range(count):
+            own = before + row
+            bits = torch.rand(own, generator=generator) < 0.5
+            word = sum(1 << place for place, bit in enumerate(bits.tolist()) if bit) | 1 << own
+            seen.append([signed(word >> 64 * index & (1 << 64) - 1) for index in range(WORDS)])
+            for name, value in (
+                ("base", base),
+                ("capacity", capacity),
+                ("slot", prefix + own),
+                ("prefix", prefix),
+                ("num_slots", prefix + own + 1),
+            ):
+                columns[name].append(value)
+        base += -(-2 * LAYER.num_layers * LAYER.num_kv_heads * capacity * dim // 16) * 16
+    columns["num_blocks"].append(len(columns["block_first"]))
+    seen += [[0] * WORDS] * padding
+    for values in columns.values():
+        values.extend([0] * max(len(seen) - len(values), 0))
+    columns["seen"] = torch.tensor(seen).T.tolist()
+    memory = torch.randn(base, generator=generator)
+    return TreeRows(**{name: torch.tensor(each, device=DEVICE) for name, each in columns.items()}), memory
+
+
+def signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def check(
+    requests: list[Request], *, heads: int, dim: int, padding: int = 0, seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    rows, memory = rows_of(requests, dim, padding=padding, seed=seed)
+    memory = memory.to(DEVICE, dtype)
+    num_rows = len(rows.base)
+    query = torch.randn(num_rows, heads, dim, generator=torch.Generator().manual_seed(seed)).to(memory)
+    found, wanted = (
+        each.tree_attention(query, memory, rows, LAYER, scale=dim**-0.5)
+        for each in (tree_attention, reference)
+    )
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    assert not found[num_rows - padding :].any()
+
+
+@FEW
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(1, 20), st.integers(0, 150), st.integers(0, 160)), min_size=1, max_size=3
+    ),
+    group=st.sampled_from([1, 2, 3, 4]),
+    dim=st.sampled_from([8, 24, 64]),
+    padding=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_tree_attention(*, requests: list[Request], group: int, dim: int, padding: int, seed: int) -> None:
+    check(requests, heads=group * LAYER.num_kv_heads, dim=dim, padding=padding, seed=seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [(1, 0, 0)],  # a text's first token
+        [(1, 700, 0)],  # a long text, one row
+        [(64 * WORDS, 0, 0)],  # every bit of the words
+        [(17, 64, 63), (1, 5, 0), (16, 128, 128)],  # edges of blocks and words
+    ],
+)
+def test_tree_attention_of_odd_shapes(requests: list[Request], dtype: torch.dtype) -> None:
+    check(requests, heads=8, dim=16, padding=1, dtype=dtype)
+
+
+def test_only_rows_that_fill_up() -> None:
+    check([], heads=2, dim=8, padding=2)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [8, 24, 64])
+def test_rotate(dim: int, dtype: torch.dtype, *, normed: bool) -> None:
+    rows, memory = rows_of([(3, 4, 2), (1, 0, 0)], dim, padding=2, seed=1)
+    memory = memory.to(DEVICE, dtype)
+    kept = memory.clone()
+    generator = torch.Generator().manual_seed(2)
+    heads = 4
+    num_all = heads + 2 * LAYER.num_kv_heads
+    qkv = torch.randn(len(rows.base), num_all, dim, generator=generator).to(memory)
+    norm = torch.randn(heads + LAYER.num_kv_heads, dim, generator=generator).to(memory) if normed else None
+    rope = torch.randn(9, 2, 1, dim, generator=generator).to(memory)
+    positions = torch.tensor([4, 5, 5, 8, 0, 0], device=DEVICE)
+    found = rotate.rotate(qkv, norm, rope, positions, memory, rows, LAYER, eps=1e-5)
+    wanted = reference.rotate(qkv, norm, rope, positions, kept, rows, LAYER, eps=1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(memory, kept, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [5, 1024, 1500])
+def test_gate(width: int, dtype: torch.dtype) -> None:
+    both = torch.randn(3, 2 * width, generator=torch.Generator().manual_seed(3)).to(DEVICE, dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(gate.gate(both), reference.gate(both), atol=tolerance, rtol=tolerance)
