@@ -46,7 +46,7 @@ bench-stream: install  ## serial and mirror with either draft, and chain against
 		mirror:window=chain mirror:window=tree
 
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
-	$(BIN)/python -m pytest -m gpu -rA tests
+	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu
 
 # A large target's draft has 0.6 billion parameters; on one GPU it computes beside the target.
 GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --timeline --server-flags \

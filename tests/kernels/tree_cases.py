@@ -15,7 +15,7 @@ from sglang_mirror_kernels.triton import gate, rotate, tree_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # A GPU's compiler takes seconds for each combination of constants.
-FEW = settings(max_examples=6 if torch.cuda.is_available() else 20, deadline=None)
+FEW = settings(max_examples=3 if torch.cuda.is_available() else 20, deadline=None)
 WORDS = 3
 LAYER = Layer(1, 2, 2)
 
