@@ -117,20 +117,18 @@ def results() -> Iterator[list[dict[str, Any]]]:
 _REFERENCES: dict[int, list[Completion]] = {}
 
 
-def answers_of(server: Server) -> list[Completion]:
-    """Text with the two most probable tokens at each place, one request at a time and several."""
-    bodies = [payload(prompt.text, num_tokens=NUM_TOKENS) for prompt in held_out(NUM_PROMPTS)]
-    wanted = {"return_logprob": True, "top_logprobs_num": 2}
+def answers_of(server: Server, **wanted: Any) -> list[Completion]:
+    """Half of the prompts one at a time, the others several at once; `wanted` goes into each request."""
+    bodies = [{**payload(prompt.text, num_tokens=NUM_TOKENS), **wanted} for prompt in held_out(NUM_PROMPTS)]
     half = NUM_PROMPTS // 2
-    bodies = [{**body, **wanted} for body in bodies]
-    return complete_all(server.url, bodies[:half]) + complete_all(
-        server.url, bodies[half:], concurrency=CONCURRENCY
-    )
+    alone = complete_all(server.url, bodies[:half])
+    return alone + complete_all(server.url, bodies[half:], concurrency=CONCURRENCY)
 
 
 def reference(server: Server) -> list[Completion]:
+    """Plain decoding's, with the two most probable tokens at each place."""
     if server.port not in _REFERENCES:
-        _REFERENCES[server.port] = answers_of(server.wait())
+        _REFERENCES[server.port] = answers_of(server.wait(), return_logprob=True, top_logprobs_num=2)
     return _REFERENCES[server.port]
 
 
