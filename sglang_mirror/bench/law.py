@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from sglang_mirror.bench.arms import Arm, Cores, Pair, mirror, plain, server
+from sglang_mirror.bench.arm_specs import Setup, parse_arm
+from sglang_mirror.bench.arms import Arm, Cores, Pair, plain, server
 from sglang_mirror.bench.chi_square import BINS, Evidence, Ints, evidence, quantile_test, report, slice_test
 from sglang_mirror.bench.client import complete_all
 from sglang_mirror.bench.exact import ExactTarget, Sampling, law
 from sglang_mirror.bench.output import write_results
-from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
+from sglang_mirror.bench.pair import ROOT, embedded_pair, embedded_streaming, held_out
 from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ SETTINGS = (
     Sampling("top_p", top_p=0.8),
     Sampling("top_k and top_p", top_k=8, top_p=0.8),
 )
-GAMMA = 5
 SLICE = 24
 NUM_PROMPTS = 16
 NEW_TOKENS = 16
@@ -241,8 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="tokens a setting and arm")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at once")
-    parser.add_argument("--roots", default="union", choices=("exit", "draft", "union", "none"))
-    parser.add_argument("--gamma", type=int, default=GAMMA, help="draft tokens in a window")
+    parser.add_argument("--arms", nargs="+", default=["mirror"], help="beside plain, as `bench run` has them")
     parser.add_argument("--out", type=Path, default=ROOT / "out/law.json", help="where the JSON goes")
     return parser.parse_args()
 
@@ -254,8 +253,12 @@ def main() -> int:
     args = _arguments()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     pair = embedded_pair()
-    arms = [plain(), mirror(pair, Cores.one_each(), gamma=args.gamma, roots=args.roots)]
+    setup = Setup(pair, Cores.one_each(), streaming=embedded_streaming())
     try:
+        arms = [plain(), *(parse_arm(text, setup) for text in args.arms)]
+        for arm in arms:
+            if arm.missing:
+                raise MirrorError(f"--arms {arm.name}: {arm.missing}")
         results = list(
             run(
                 pair,

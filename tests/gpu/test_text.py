@@ -107,13 +107,7 @@ def fleets(
     assert not left
 
 
-@pytest.fixture(scope="module")
-def results() -> Iterator[list[dict[str, Any]]]:
-    found: list[dict[str, Any]] = []
-    yield found
-    write_results(RESULTS, found)
-
-
+RESULTS_SO_FAR: list[dict[str, Any]] = []
 _REFERENCES: dict[int, list[Completion]] = {}
 
 
@@ -142,7 +136,7 @@ def is_tie(ours: Completion, plain: Completion, position: int) -> bool:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_text_is_plain_decodings(
-    fleets: dict[tuple[str, str], Served], results: list[dict[str, Any]], family: str, backend: str, way: str
+    fleets: dict[tuple[str, str], Served], family: str, backend: str, way: str
 ) -> None:
     if (family, backend) not in fleets:
         pytest.skip(f"{backend} is not installed")
@@ -156,19 +150,22 @@ def test_text_is_plain_decodings(
         if (position := first_difference(ours.token_ids, plain.token_ids)) is not None
     ]
     unexplained = [
-        (number, position)
+        {"prompt": number, "position": position, "said": answers[number].token_ids[position]}
+        | {"plain": wanted[number].meta["output_top_logprobs"][position][:2]}
         for number, position in differing
         if not is_tie(answers[number], wanted[number], position)
     ]
     counted = report(server)
-    results.append(
+    RESULTS_SO_FAR.append(
         {
             **{"arm": way, "family": family, "backend": backend, "num_prompts": len(wanted)},
             **{"identical": len(wanted) - len(differing), "ties": len(differing) - len(unexplained)},
+            "unexplained": unexplained,
             **{key: counted[key] for key in ("accept_len", "hit_rate", "steps", "plain_steps")},
             "command": server.command_line.replace(f"{ROOT}/", ""),
         }
     )
+    write_results(RESULTS, RESULTS_SO_FAR)  # each time: whoever ends us early has what was found so far
     assert not unexplained
     assert counted["accept_len"] > 1.0
     if way.startswith("exit"):
