@@ -11,7 +11,9 @@ from typing import Any
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.report import markdown
+from sglang_mirror.bench.results_gpu import rollouts, signal
 from sglang_mirror.bench.table import cells, number
+from sglang_mirror.bench.text_table import text_table
 from sglang_mirror.core.latency import Parts, step_ms
 
 FOLDER = ROOT / "docs/results"
@@ -26,11 +28,6 @@ Generated from the JSON files in docs/results by `python -m sglang_mirror.bench.
 `make results` measures everything anew. Ratios are of runs side by side: the arms' servers stand next to
 each other and take turns; medians over the repeats, lowest and highest in brackets.
 """
-
-
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def _spread(values: dict[str, float], low: str, high: str, digits: int) -> str:
@@ -61,7 +58,9 @@ def speed(content: dict[str, Any]) -> str:
         f"concurrency {first['concurrency']}; times are of one step."
     )
     ratio = _against_serial(content["results"])
-    return "\n".join([origin(content) + "\n", facts, ratio, "", _table(head, map(row, content["results"]))])
+    return "\n".join(
+        [origin(content) + "\n", facts, ratio, "", text_table(head, map(row, content["results"]))]
+    )
 
 
 def _against_serial(results: Sequence[dict[str, Any]]) -> str:
@@ -87,7 +86,7 @@ def identity(content: dict[str, Any]) -> str:
 
     head = ["arm", "dtype", "concurrency", "identical texts", "tokens before a divergence"]
     head += ["accepted length", "hit rate"]
-    return "\n".join([origin(content) + "\n", _table(head, map(row, content["results"]))])
+    return "\n".join([origin(content) + "\n", text_table(head, map(row, content["results"]))])
 
 
 def law(content: dict[str, Any]) -> str:
@@ -106,7 +105,7 @@ def law(content: dict[str, Any]) -> str:
                 ]
 
     head = ["arm", "setting", "tokens from", "p, slice", "p, quantiles", "tokens"]
-    return "\n".join([origin(content) + "\n", _table(head, rows())])
+    return "\n".join([origin(content) + "\n", text_table(head, rows())])
 
 
 def comparison(content: dict[str, Any]) -> str:
@@ -126,7 +125,7 @@ def comparison(content: dict[str, Any]) -> str:
         "",
         "Tokens a second, of all questions together, with 95% intervals:",
     ]
-    return "\n".join([*parts, "", _table(head, rows())])
+    return "\n".join([*parts, "", text_table(head, rows())])
 
 
 def _ratio(found: dict[str, float] | None) -> str:
@@ -165,7 +164,7 @@ def latency(content: dict[str, Any]) -> str:
 
     head = ["", "arm", "target", "fresh rollout", "engine", "exit", "rendezvous", "hit rate"]
     head += ["predicted ms", "measured ms", "difference"]
-    return _table(head, rows())
+    return text_table(head, rows())
 
 
 def positions(content: dict[str, Any]) -> str:
@@ -189,7 +188,7 @@ def positions(content: dict[str, Any]) -> str:
             yield [result["arm"], f"{result['accept_len']:.2f}", *(f"{chance:.2f}" for chance in found)]
 
     head = ["", "accepted length", *(str(place + 1) for place in range(reference["gamma"]))]
-    return "\n".join([origin(content) + "\n", _table(head, rows())])
+    return "\n".join([origin(content) + "\n", text_table(head, rows())])
 
 
 def tuning(content: dict[str, Any]) -> str:
@@ -203,7 +202,7 @@ def tuning(content: dict[str, Any]) -> str:
             yield [result["target"], result["arm"], speed, against, number(result["accept_len"])]
 
     head = ["target", "arm", "tokens/s", f"against {reference}", "accepted length"]
-    return "\n".join([origin(content) + "\n", _table(head, rows())])
+    return "\n".join([origin(content) + "\n", text_table(head, rows())])
 
 
 SECTIONS = (
@@ -216,6 +215,12 @@ SECTIONS = (
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
     ("law.json", "The law at temperature 1", law),
+    ("stream.json", "Streams and trees", comparison),
+    ("law-stream.json", "The law with streams and trees", law),
+    ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
+    ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
+    ("gpu-draft.json", "On a GPU: the draft's forwards", rollouts),
+    ("gpu-signal.json", "On a GPU: the signal's way out", signal),
 )
 
 
@@ -249,7 +254,7 @@ def summary(content: dict[str, Any]) -> str:
                 ]
 
     head = ["target", "arm", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]
-    return _table(head, rows())
+    return text_table(head, rows())
 
 
 def with_summary(readme: str, content: dict[str, Any]) -> str:
