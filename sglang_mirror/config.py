@@ -47,6 +47,9 @@ class MirrorConfig:
     exit_layer: int | None = _setting(
         None, "target layers before the early exit is read (default: half)", low=1
     )
+    exit_vocab: int | None = _setting(
+        None, "token ids that the early exit considers: those below it (default: all)", low=128
+    )
     kappa: int = _setting(8, "exit candidates at each node", low=1, high=64)
     roots: Literal["exit", "draft", "union", "none"] = _setting(
         "union", "whose candidates become roots", choices=("exit", "draft", "union", "none")

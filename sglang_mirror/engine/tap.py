@@ -6,6 +6,7 @@ import inspect
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
@@ -51,6 +52,7 @@ class Tap:
                 ]
             )
         self._model = model
+        self._num_tokens: int | None = None
         self._layer, self._last = layers[exit_layer], layers[-1]
         self._parameters = list(inspect.signature(self._layer.forward).parameters)
         known = {"forward_batch", "hidden_states"} <= set(self._parameters)
@@ -64,9 +66,33 @@ class Tap:
         self._layer.register_forward_pre_hook(hook, with_kwargs=True)
         self._last.register_forward_hook(lambda *_: sink.finish())
 
+    def limit(self, num_tokens: int) -> None:
+        """Leave the vocabulary out from this token id on; most tokenizers number what is frequent first.
+
+        A large model's head is a twentieth of its weights, and the exit reads it beside the layers. What has
+        no logit has no share of the probability either.
+
+        Raises:
+            SettingsError: the head cannot be read in part.
+        """
+        processor, weight = self._model.logits_processor, getattr(self._model.lm_head, "weight", None)
+        changed = [
+            name
+            for name in ("final_logit_softcapping", "logit_scale")
+            if getattr(processor, name, None) is not None
+        ]
+        if changed or weight is None or not weight.is_floating_point():
+            reason = f"its logits go through {changed[0]}" if changed else "its head is quantized"
+            raise SettingsError(
+                [f"--mirror-exit-vocab {num_tokens}: {type(self._model).__name__}: {reason}; leave it out"]
+            )
+        self._num_tokens = num_tokens
+
     def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
         """What the target's own norm and head make of hidden states [N, width]: [N, V]."""
         normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
+        if self._num_tokens is not None:
+            return F.linear(normed, self._model.lm_head.weight[: self._num_tokens])
         found: torch.Tensor = self._model.logits_processor._get_logits(
             normed, self._model.lm_head, LogitsMetadata.from_forward_batch(batch), use_logits_buffer=False
         )
@@ -114,6 +140,8 @@ def early_exit(model: Any, config: MirrorConfig, *, topk: int, most_nodes: int) 
     if config.roots not in ("exit", "union") or not config.root_budget:
         return None
     tap = Tap(model, config.exit_layer)
+    if config.exit_vocab is not None and config.exit_vocab < model.config.vocab_size:
+        tap.limit(config.exit_vocab)
     device = next(model.parameters()).device
     found: DirectExit | StreamedExit
     if device.type == "cpu":
