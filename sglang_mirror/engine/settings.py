@@ -39,6 +39,11 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet"),
     ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
+    (
+        "cuda_graph_backend_decode",
+        lambda backend: backend not in (None, "full", "disabled"),
+        "the early exit's stream cannot cross a graph's breaks; give full or disabled",
+    ),
     ("speculative_adaptive", bool, "it switches between SGLang's own drafts; serve without it"),
     (
         "speculative_use_rejection_sampling",

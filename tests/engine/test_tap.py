@@ -39,7 +39,7 @@ def test_a_part_of_the_head_gives_the_logits_of_its_tokens() -> None:
 
 
 def test_what_is_done_to_logits_afterwards_forbids_it() -> None:
-    with pytest.raises(SettingsError, match="--mirror-exit-vocab 10.*logit_scale"):
+    with pytest.raises(SettingsError, match=r"--mirror-exit-vocab 10.*logit_scale"):
         Tap(model_with(final_logit_softcapping=None, logit_scale=0.5), None).limit(10)
 
 
