@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang.srt.distributed import get_tp_group
 from sglang.srt.layers.logits_processor import LogitsMetadata
 from sglang.srt.managers.overlap_utils import FutureMap
 from sglang.srt.managers.utils import GenerationBatchResult
@@ -26,5 +27,6 @@ __all__ = [
     "get_schedule",
     "get_serving",
     "get_spec",
+    "get_tp_group",
     "run_eagle_verify",
 ]

@@ -31,11 +31,6 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda size: (size or 1) > 1,
         "pipeline parallelism has no one layer loop to tap; use --pp-size 1",
     ),
-    (
-        "tp_size",
-        lambda size: (size or 1) > 1,
-        "tensor parallelism does not work with mirror yet; use --tp-size 1",
-    ),
     ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet"),
     ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),

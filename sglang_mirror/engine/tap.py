@@ -125,7 +125,9 @@ class Tap:
         return kwargs[name] if name in kwargs else args[self._parameters.index(name)]
 
 
-def early_exit(model: Any, config: MirrorConfig, *, topk: int, most_nodes: int) -> EarlyExit | None:
+def early_exit(
+    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, num_ranks: int
+) -> EarlyExit | None:
     """The early exit that the settings ask for, connected to the model; None if they ask for none.
 
     Args:
@@ -133,9 +135,10 @@ def early_exit(model: Any, config: MirrorConfig, *, topk: int, most_nodes: int) 
         config: the settings.
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
+        num_ranks: that the model is split over; each reads, as the head is split too.
 
     Raises:
-        SettingsError: as `Tap`.
+        SettingsError: as `Tap`; or a head that is split over GPUs.
     """
     if config.roots not in ("exit", "union") or not config.root_budget:
         return None
@@ -143,6 +146,14 @@ def early_exit(model: Any, config: MirrorConfig, *, topk: int, most_nodes: int) 
     if config.exit_vocab is not None and config.exit_vocab < model.config.vocab_size:
         tap.limit(config.exit_vocab)
     device = next(model.parameters()).device
+    if num_ranks > 1 and (device.type != "cpu" or config.exit_vocab is not None):
+        # On a side stream the head's collective would run beside the layers' own, in an order of its own.
+        raise SettingsError(
+            [
+                f"--mirror-roots {config.roots}: with --tp-size {num_ranks} the early exit is not read on "
+                "GPUs, nor in part; use --mirror-roots draft"
+            ]
+        )
     found: DirectExit | StreamedExit
     if device.type == "cpu":
         found = DirectExit(tap.logits, config.kappa)

@@ -101,7 +101,6 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         ({"enable_lora": True}, "--enable-lora True"),
         ({"lora_paths": ["x"]}, "--lora-paths"),
         ({"pp_size": 2}, "--pp-size 2"),
-        ({"tp_size": 2}, "--tp-size 2"),
         ({"enable_dp_attention": True}, "--enable-dp-attention"),
         ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
         ({"enable_torch_compile": True}, "--enable-torch-compile"),

@@ -70,6 +70,7 @@ def test_a_streaming_draft_comes_out(text: Path, tmp_path: Path, more: tuple[str
         (("--target", "/nowhere"), "--target /nowhere: no model folder"),
         (("--text", "/nowhere"), "--text /nowhere: no such file"),
         (("--window", "100000"), "fewer than one window of 100001"),
+        (("--device", "gpu"), "--device gpu: cannot train there"),
     ],
 )
 def test_refusals(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang_mirror.bench.pair import embedded_pair, held_out
@@ -67,6 +68,33 @@ def test_an_eagle3_head_is_the_same_function_too(tmp_path: Path) -> None:
         said.append(its_head.logits(features))
     torch.testing.assert_close(said[1][..., : SMALL.vocab_size], said[0], atol=2e-3, rtol=1e-3)
     assert torch.equal(said[1].argmax(-1), said[0].argmax(-1))
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
+def test_weights_are_the_same_wherever_they_are_made(tmp_path: Path, default: torch.dtype) -> None:
+    """And whatever a loader has made the default dtype: SGLang's makes it the model's."""
+    folder = make_folder(TARGET, LARGE, tmp_path / "large")
+    small = load_file(folder / "model.safetensors")
+    wanted = dict(enlarged_weights(folder, small.items(), "cpu"))
+    torch.set_default_dtype(default)
+    try:
+        found = dict(enlarged_weights(folder, small.items()))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert list(found) == list(wanted)
+    assert found["model.norm.weight"].dtype == torch.float32
+    for name, weight in wanted.items():
+        assert found[name].dtype == weight.dtype
+        assert torch.equal(found[name].cpu(), weight)
+
+
+def test_every_weight_is_made_on_the_device(tmp_path: Path) -> None:
+    """On tensors that have a device and no numbers."""
+    folder = make_folder(TARGET, LARGE, tmp_path / "large")
+    small = load_file(folder / "model.safetensors")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        devices = {weight.device.type for _, weight in enlarged_weights(folder, small.items(), "cuda")}
+    assert devices == {"cuda"}
 
 
 def test_half_depth_stays_half_depth() -> None:

@@ -1,0 +1,206 @@
+"""The ranks of one target: the first speaks with the draft, and all verify the same windows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.core.roots import phase_budgets
+from sglang_mirror.core.verify import Outcome
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.early_exit import Publish
+from sglang_mirror.engine.host import get_serving
+from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.signal import addresses, exit_candidates
+from sglang_mirror.engine.supervisor import DraftSupervisor
+from sglang_mirror.engine.trace import Trace
+from sglang_mirror.protocol.liveness import Peer
+
+# Lockstep is for traces: a draft that takes longer is broken.
+LOCKSTEP_WAIT_MS = 5000.0
+Windows = list[Window | None]
+
+
+class FollowingRank:
+    """A rank that hears from the first one what to verify, and leaves everything else to it.
+
+    Args:
+        group: SGLang's group of the target's ranks.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def wait_until_ready(self) -> None:
+        """The first rank waits for the draft."""
+
+    def open(self, reqs: Sequence[Any]) -> None:
+        """Requests are being prefilled."""
+
+    def windows(self, _reqs: Sequence[Any]) -> Windows:
+        """Each request's window, None where it has none."""
+        found: Windows = self._group.broadcast_object(None, src=0)
+        return found
+
+    def publisher(self) -> Publish:
+        """Where the early exit's candidates of this verification go."""
+        return lambda _tokens, _logprobs: None
+
+    def commit(self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float]) -> None:
+        """What the requests of the last `windows` commit, and when verification began and ended."""
+
+    def close(self, rids: Sequence[str]) -> None:
+        """These requests are over."""
+
+    def report(self) -> dict[str, Any]:
+        """What there is to say of the draft."""
+        return {}
+
+
+class LeadingRank:
+    """The rank that speaks with the draft; of a target on one device, the only one.
+
+    Args:
+        group: SGLang's group of the target's ranks.
+        config: the settings.
+        shape: bounds of a window.
+        server_args: SGLang's settings.
+        vocab_size: the target's token ids are below it.
+        counters: where to count.
+    """
+
+    def __init__(
+        self,
+        group: Any,
+        config: MirrorConfig,
+        *,
+        shape: WindowShape,
+        server_args: Any,
+        vocab_size: int,
+        counters: Counters,
+    ) -> None:
+        self._group, self._config, self._counters = group, config, counters
+        self._trace = Trace(config.trace)
+        self._supervisor = DraftSupervisor(
+            config,
+            shape=shape,
+            target=server_args.model_path,
+            vocab_size=vocab_size,
+            counters=counters,
+        )
+        self._client = self._supervisor.client
+        self._metrics = _metrics(counters) if server_args.enable_metrics else None
+        self._prefilled: dict[str, Any] = {}
+        self._requests: list[Request] = []
+
+    def wait_until_ready(self) -> None:
+        """Wait for the draft; without one in time the server serves plainly."""
+        self._supervisor.wait_until_ready()
+
+    def open(self, reqs: Sequence[Any]) -> None:
+        # SGLang does not tell of requests that end at their prefill, or while they wait for another.
+        self.close([rid for rid, req in self._prefilled.items() if req.finished()])
+        for req in reqs:  # the draft prefills while the target does
+            self._client.open(req.rid, _tokens_of(req))
+            self._prefilled[req.rid] = req
+
+    def windows(self, reqs: Sequence[Any]) -> Windows:
+        """See `FollowingRank.windows`; waits for those that can be expected."""
+        self._requests = [self._request_of(req) for req in reqs]
+        if self._config.miss == "wait":
+            self._client.collect(self._requests, self._config.miss_wait_ms)
+        found: Windows = self._group.broadcast_object([request.window for request in self._requests], src=0)
+        return found
+
+    def publisher(self) -> Publish:
+        """See `FollowingRank.publisher`; may be called from any thread."""
+        to = addresses(self._requests)
+
+        def publish(tokens: torch.Tensor, logprobs: torch.Tensor) -> None:
+            self._client.signal(exit_candidates(to, tokens, logprobs))
+
+        return publish
+
+    def commit(self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float]) -> None:
+        """See `FollowingRank.commit`: look each outcome up among its branches, tell the draft, count."""
+        if self._config.lockstep:
+            first, total = phase_budgets(self._config.roots, self._config.root_budget)
+            last_phase = 2 if total > first else int(first > 0)
+            waited_for = [request for request in self._requests if request.window is not None]
+            self._client.wait_for_branches(waited_for, last_phase, LOCKSTEP_WAIT_MS)
+        outcomes = [
+            Outcome(_reached(window, tokens), tokens[-1])
+            for window, tokens in zip(windows, committed, strict=True)
+        ]
+        hits = self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
+        self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
+        self._count(windows, committed, hits)
+        if self._trace:
+            self._write_trace(windows, committed, hits, times)
+
+    def close(self, rids: Sequence[str]) -> None:
+        for rid in rids:
+            self._prefilled.pop(rid, None)
+        self._client.close(rids)
+        if rids and self._metrics is not None:
+            self._metrics.publish(ready=self._client.peer is Peer.READY)
+
+    def report(self) -> dict[str, Any]:
+        return self._supervisor.report()
+
+    def _request_of(self, req: Any) -> Request:
+        committed_len = len(req.origin_input_ids) + len(req.output_ids)
+        known = self._client.current(req.rid, committed_len)
+        return known or self._client.committed(req.rid, _tokens_of(req))
+
+    def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
+        self._counters.batches += 1
+        if self._metrics is not None:
+            self._metrics.tick(ready=self._client.peer is Peer.READY)
+        for window, tokens, hit in zip(windows, committed, hits, strict=True):
+            self._counters.count_step(num_committed=len(tokens), with_window=window is not None, hit=hit)
+
+    def _write_trace(
+        self,
+        windows: Windows,
+        committed: Sequence[list[int]],
+        hits: Sequence[Branch | None],
+        times: tuple[float, float],
+    ) -> None:
+        for request, window, tokens, hit in zip(self._requests, windows, committed, hits, strict=True):
+            self._trace.write(
+                rid=request.rid,
+                committed_len=len(request.tokens) - len(tokens),
+                window=window.tokens if window else None,
+                parents=window.parents if window else None,
+                committed=tokens,
+                source=hit.source if hit else None,
+                began_s=times[0],
+                ended_s=times[1],
+            )
+
+
+def _metrics(counters: Counters) -> Any:
+    # SGLang names the folder that its processes share after its start: not before may this be imported.
+    from sglang_mirror.engine.prometheus import Metrics  # noqa: PLC0415
+
+    return Metrics(counters, get_serving().served_model_name)
+
+
+def _tokens_of(req: Any) -> list[int]:
+    return [*req.origin_input_ids, *req.output_ids]
+
+
+def _reached(window: Window | None, committed: Sequence[int]) -> int:
+    """The node at which verification ended; -1, for which there is no branch, if padding was accepted."""
+    if window is None:
+        return len(committed) - 1
+    node = window.reached(committed[:-1])
+    return -1 if node is None else node
