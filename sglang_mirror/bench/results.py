@@ -12,6 +12,7 @@ from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.report import markdown
 from sglang_mirror.bench.results_gpu import rollouts, signal
+from sglang_mirror.bench.results_stream import streams
 from sglang_mirror.bench.table import cells, number
 from sglang_mirror.bench.text_table import text_table
 from sglang_mirror.core.latency import Parts, step_ms
@@ -215,7 +216,7 @@ SECTIONS = (
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
     ("law.json", "The law at temperature 1", law),
-    ("stream.json", "Streams and trees", comparison),
+    ("stream.json", "Streams and trees", streams),
     ("law-stream.json", "The law with streams and trees", law),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
