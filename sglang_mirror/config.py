@@ -55,6 +55,11 @@ class MirrorConfig:
         "union", "whose candidates become roots", choices=("exit", "draft", "union", "none")
     )
     root_budget: int = _setting(12, "branches that the draft prepares for each step and request", low=0)
+    speculate: Literal["auto", "always"] = _setting(
+        "auto",
+        "auto: decode plainly where that is measured to be faster; always: whatever it costs",
+        choices=("auto", "always"),
+    )
     miss: str = _setting(
         "wait", "after a miss: wait for a fresh window, or decode plainly once", choices=("wait", "plain")
     )

@@ -11,6 +11,7 @@ import torch
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.core.policy import Policy
 from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
@@ -98,13 +99,20 @@ class LeadingRank:
         self._client = self._supervisor.client
         self._metrics = _metrics(counters) if server_args.enable_metrics else None
         self._prefilled: dict[str, Any] = {}
+        # A trace shows every step's window.
+        always = config.speculate == "always" or config.lockstep or config.trace is not None
+        self._policy = None if always else Policy()
         self._requests: list[Request] = []
+        # The last step's requests, whether it had windows, its tokens; None if a prefill followed.
+        self._last: tuple[int, bool, int] | None = None
+        self._began = 0.0  # when the last step began, waiting for windows included
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
         self._supervisor.wait_until_ready()
 
     def open(self, reqs: Sequence[Any]) -> None:
+        self._last = None
         # SGLang does not tell of requests that end at their prefill, or while they wait for another.
         self.close([rid for rid, req in self._prefilled.items() if req.finished()])
         for req in reqs:  # the draft prefills while the target does
@@ -113,10 +121,15 @@ class LeadingRank:
 
     def windows(self, reqs: Sequence[Any]) -> Windows:
         """See `FollowingRank.windows`; waits for those that can be expected."""
-        self._requests = [self._request_of(req) for req in reqs]
-        if self._config.miss == "wait":
-            self._client.collect(self._requests, self._config.miss_wait_ms)
-        found: Windows = self._group.broadcast_object([request.window for request in self._requests], src=0)
+        self._learn()
+        self._requests = []
+        ours: Windows = [None] * len(reqs)
+        if self._policy is None or self._policy.choose(len(reqs)):
+            self._requests = [self._request_of(req) for req in reqs]
+            if self._config.miss == "wait":
+                self._client.collect(self._requests, self._config.miss_wait_ms)
+            ours = [request.window for request in self._requests]
+        found: Windows = self._group.broadcast_object(ours, src=0)
         return found
 
     def publisher(self) -> Publish:
@@ -129,7 +142,20 @@ class LeadingRank:
         return publish
 
     def commit(self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float]) -> None:
-        """See `FollowingRank.commit`: look each outcome up among its branches, tell the draft, count."""
+        """See `FollowingRank.commit`: look each outcome up among its branches, tell the draft, count.
+
+        A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
+        """
+        self._last = (len(committed), any(windows), sum(map(len, committed)))
+        hits: list[Branch | None] = [None] * len(committed)
+        if self._requests:
+            hits = self._look_up(windows, committed)
+        self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
+        self._count(windows, committed, hits)
+        if self._trace:
+            self._write_trace(windows, committed, hits, times)
+
+    def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
         if self._config.lockstep:
             first, total = phase_budgets(self._config.roots, self._config.root_budget)
             last_phase = 2 if total > first else int(first > 0)
@@ -139,11 +165,15 @@ class LeadingRank:
             Outcome(_reached(window, tokens), tokens[-1])
             for window, tokens in zip(windows, committed, strict=True)
         ]
-        hits = self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
-        self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
-        self._count(windows, committed, hits)
-        if self._trace:
-            self._write_trace(windows, committed, hits, times)
+        return self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
+
+    def _learn(self) -> None:
+        """How the last step's way paid; its time is over when the next begins."""
+        now = time.monotonic()
+        if self._policy is not None and self._last is not None:
+            batch, speculated, tokens = self._last
+            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=now - self._began)
+        self._last, self._began = None, now
 
     def close(self, rids: Sequence[str]) -> None:
         for rid in rids:
@@ -153,7 +183,8 @@ class LeadingRank:
             self._metrics.publish(ready=self._client.peer is Peer.READY)
 
     def report(self) -> dict[str, Any]:
-        return self._supervisor.report()
+        policy = self._policy.report() if self._policy is not None else {}
+        return {**self._supervisor.report(), "speculating": policy}
 
     def _request_of(self, req: Any) -> Request:
         committed_len = len(req.origin_input_ids) + len(req.output_ids)

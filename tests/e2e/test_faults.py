@@ -48,8 +48,8 @@ def launched(fleet: Fleet, plain_server: Server, folder: Path) -> tuple[Server, 
 
     They start side by side, after the plain one: four at once are more than two cores start in time.
     """
-    arguments = flags(*mirror_flags(None, draft_endpoint=f"ipc://{folder}/draft"))
-    return fleet.mirror("faults"), fleet.launch("waiting", arguments)
+    arguments = flags(*mirror_flags(None, draft_endpoint=f"ipc://{folder}/draft", speculate="always"))
+    return fleet.mirror("faults", speculate="always"), fleet.launch("waiting", arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,51 @@
+"""A draft that guesses wrong is left alone, a good one asked again; the text is always plain decoding's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sglang_mirror.bench.server import Server
+from tests.e2e.fleet import (
+    Fleet,
+    draft_at,
+    flags,
+    generate_all,
+    mirror_flags,
+    prompts,
+    report,
+    texts,
+    wait_for,
+)
+
+pytestmark = pytest.mark.server
+
+NUM_TOKENS = 96
+MOST_ROUNDS = 12
+
+
+def rounds_until(server: Server, expected: list[str], *, speculating: bool) -> None:
+    """Ask the same, one at a time, until the policy has changed its mind."""
+    for _ in range(MOST_ROUNDS):
+        assert texts(generate_all(server, prompts(8), NUM_TOKENS)) == expected
+        if report(server)["speculating"].get("1") is speculating:
+            return
+    pytest.fail(f"the policy still says {report(server)['speculating']}")
+
+
+def test_speculation_is_given_up_and_taken_up(
+    fleet: Fleet, plain_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    expected = texts(generate_all(plain_server, prompts(8), NUM_TOKENS))
+    folder: Path = tmp_path_factory.mktemp("policy")
+    endpoint = f"ipc://{folder}/draft"
+    server = fleet.launch("policy", flags(*mirror_flags(None, draft_endpoint=endpoint))).wait()
+    with draft_at(endpoint, fleet.pair, backend="scripted"):
+        wait_for(lambda: report(server)["draft"] == "ready")
+        rounds_until(server, expected, speculating=False)
+    wait_for(lambda: report(server)["draft"] == "lost")
+    with draft_at(endpoint, fleet.pair):
+        wait_for(lambda: report(server)["draft"] == "ready")
+        rounds_until(server, expected, speculating=True)
+    fleet.stop("policy")
