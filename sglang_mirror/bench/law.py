@@ -184,6 +184,7 @@ def run(
     concurrency: int,
     arms: Sequence[Arm],
     logs: Path,
+    seed: int = SEED,
 ) -> Iterator[dict[str, Any]]:
     """Sample every setting from every arm's server; one result a setting and arm."""
     target = ExactTarget(pair.target)
@@ -193,7 +194,7 @@ def run(
         trace = logs / f"law-{arm.name}.jsonl"
         trace.unlink(missing_ok=True)
         traced = arm.name != "plain"
-        extra = ["--random-seed", str(SEED), *(["--mirror-trace", str(trace)] if traced else [])]
+        extra = ["--random-seed", str(seed), *(["--mirror-trace", str(trace)] if traced else [])]
         seeded = Arm(arm.name, (*arm.flags, *extra))
         with server(seeded, pair, Cores.one_each(), logs / f"law-{arm.name}.log") as started:
             started.wait()
@@ -240,6 +241,9 @@ def judged_setting(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="tokens a setting and arm")
+    names = [setting.name for setting in SETTINGS]
+    parser.add_argument("--settings", nargs="+", default=names, choices=names, help="of sampling")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the servers")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at once")
     parser.add_argument("--arms", nargs="+", default=["mirror"], help="beside plain, as `bench run` has them")
     parser.add_argument("--out", type=Path, default=ROOT / "out/law.json", help="where the JSON goes")
@@ -262,7 +266,8 @@ def main() -> int:
         results = list(
             run(
                 pair,
-                settings=SETTINGS,
+                settings=[setting for setting in SETTINGS if setting.name in args.settings],
+                seed=args.seed,
                 num_tokens=args.samples,
                 concurrency=args.concurrency,
                 arms=arms,

@@ -218,6 +218,7 @@ SECTIONS = (
     ("law.json", "The law at temperature 1", law),
     ("stream.json", "Streams and trees", streams),
     ("law-stream.json", "The law with streams and trees", law),
+    ("law-again.json", "And once more, at temperature 1 alone", law),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
     ("gpu-draft.json", "On a GPU: the draft's forwards", rollouts),
