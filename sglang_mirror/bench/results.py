@@ -219,6 +219,8 @@ SECTIONS = (
     ("stream.json", "Streams and trees", streams),
     ("law-stream.json", "The law with streams and trees", law),
     ("law-again.json", "And once more, at temperature 1 alone", law),
+    ("policy.json", "Speculation given up where it loses", comparison),
+    ("exit.json", "An exit that reads part of the head", comparison),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
     ("gpu-draft.json", "On a GPU: the draft's forwards", rollouts),
