@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *map(_anywhere, sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -45,6 +45,11 @@ def origin(content: dict[str, Any]) -> str:
 def _program() -> list[str]:
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     return ["python", "-m", specification.name] if specification else [Path(sys.argv[0]).name]
+
+
+def _anywhere(argument: str) -> str:
+    """An argument without the folders of this machine."""
+    return Path(argument).name if argument.startswith("/") else argument
 
 
 def _git(*arguments: str) -> str | None:
