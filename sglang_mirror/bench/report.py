@@ -13,6 +13,7 @@ from sglang_mirror.bench import figures
 from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.table import cells, number
+from sglang_mirror.bench.text_table import text_table
 
 HEADS = (
     *("arm", "tokens/s", "against plain", "95% interval", "of means", "accepted length"),
@@ -45,8 +46,7 @@ def markdown(content: dict[str, Any]) -> str:
     """The tables of the page."""
     lines = [origin(content)]
     for title, entries in cells(content["results"]):
-        lines += ["", f"**{title}**", "", _line(HEADS), "|" + "---|" * len(HEADS)]
-        lines += [_line(row(entry)) for entry in entries]
+        lines += ["", f"**{title}**", "", text_table(HEADS, map(row, entries))]
     return "\n".join(lines) + "\n"
 
 
@@ -65,10 +65,6 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
         number(entry["hidden_fraction"]),
         "-" if entry["text_equal"] is None else f"{entry['text_equal']:.0%}",
     )
-
-
-def _line(row_: tuple[str, ...]) -> str:
-    return f"| {' | '.join(row_)} |"
 
 
 def _parts(content: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ class FollowingRank:
     def open(self, reqs: Sequence[Any]) -> None:
         """Requests are being prefilled."""
 
-    def windows(self, _reqs: Sequence[Any]) -> Windows:
+    def windows(self, _reqs: Sequence[Any], _cycle_s: float | None) -> Windows:
         """Each request's window, None where it has none."""
         found: Windows = self._group.broadcast_object(None, src=0)
         return found
@@ -103,25 +103,29 @@ class LeadingRank:
         always = config.speculate == "always" or config.lockstep or config.trace is not None
         self._policy = None if always else Policy()
         self._requests: list[Request] = []
-        # The last step's requests, whether it had windows, its tokens; None if a prefill followed.
-        self._last: tuple[int, bool, int] | None = None
-        self._began = 0.0  # when the last step began, waiting for windows included
+        self._last = (0, False, 0)  # the last step's requests, whether it had windows, its tokens
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
         self._supervisor.wait_until_ready()
 
     def open(self, reqs: Sequence[Any]) -> None:
-        self._last = None
         # SGLang does not tell of requests that end at their prefill, or while they wait for another.
         self.close([rid for rid, req in self._prefilled.items() if req.finished()])
         for req in reqs:  # the draft prefills while the target does
             self._client.open(req.rid, _tokens_of(req))
             self._prefilled[req.rid] = req
 
-    def windows(self, reqs: Sequence[Any]) -> Windows:
-        """See `FollowingRank.windows`; waits for those that can be expected."""
-        self._learn()
+    def windows(self, reqs: Sequence[Any], cycle_s: float | None) -> Windows:
+        """See `FollowingRank.windows`; waits for those that can be expected.
+
+        Args:
+            reqs: of the batch.
+            cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
+        """
+        if self._policy is not None and cycle_s is not None:
+            batch, speculated, tokens = self._last
+            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=cycle_s)
         self._requests = []
         ours: Windows = [None] * len(reqs)
         if self._policy is None or self._policy.choose(len(reqs)):
@@ -166,14 +170,6 @@ class LeadingRank:
             for window, tokens in zip(windows, committed, strict=True)
         ]
         return self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
-
-    def _learn(self) -> None:
-        """How the last step's way paid; its time is over when the next begins."""
-        now = time.monotonic()
-        if self._policy is not None and self._last is not None:
-            batch, speculated, tokens = self._last
-            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=now - self._began)
-        self._last, self._began = None, now
 
     def close(self, rids: Sequence[str]) -> None:
         for rid in rids:

@@ -100,8 +100,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return result
 
     def _decode(self, batch: Any, on_publish: Any, grammar_barrier: Any) -> Any:
-        self._count_cycle()
-        windows = self._rank.windows(batch.reqs)
+        windows = self._rank.windows(batch.reqs, self._cycle_s())
         shape = self._shape_of(windows)
         laid = lay_out(windows, shape)
         self._verifier.prepare(batch, laid, shape)
@@ -126,12 +125,15 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             return WindowShape.chain(size)
         return dataclasses.replace(self._shape, size=size)
 
-    def _count_cycle(self) -> None:
-        now = time.monotonic()
-        if self._decoding_since is not None:
-            self.counters.cycles += 1
-            self.counters.cycle_ms += (now - self._decoding_since) * 1000
+    def _cycle_s(self) -> float | None:
+        """Seconds since the last decode step began; None after a prefill."""
+        now, since = time.monotonic(), self._decoding_since
         self._decoding_since = now
+        if since is None:
+            return None
+        self.counters.cycles += 1
+        self.counters.cycle_ms += (now - since) * 1000
+        return now - since
 
     def _verify(
         self, batch: Any, windows: Windows, laid: Laid, shape: WindowShape, grammar_barrier: Any

@@ -28,6 +28,8 @@ GAMMA = 4
 SERVING = ("--chunked-prefill-size", "128", "--sleep-on-idle", "--skip-server-warmup")
 DEADLINE_S = 120.0
 ROOTS = ("exit", "draft", "union", "none")
+# Settings of a server that waits for every window and branch.
+LOCKSTEP: dict[str, Any] = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
 # A server whose windows are trees: its name, and topk and nodes of a window.
 TREE, TREE_SHAPE = "tree", WindowShape(GAMMA, 3, 8)
 
@@ -96,8 +98,7 @@ class Fleet:
         name = f"lockstep-{roots}"
         if name not in self._servers:
             lockstep_trace(roots, self.label).unlink(missing_ok=True)
-        settings: dict[str, Any] = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
-        settings["trace"] = lockstep_trace(roots, self.label)
+        settings = {**LOCKSTEP, "trace": lockstep_trace(roots, self.label)}
         if roots == TREE:
             sizes = ["--speculative-eagle-topk", TREE_SHAPE.topk]
             sizes += ["--speculative-num-draft-tokens", TREE_SHAPE.size + 1]

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sglang_mirror.bench.stats import spread
 from sglang_mirror.engine.signal import exit_candidates
 from sglang_mirror.engine.streamed_exit import StreamedExit
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
@@ -158,10 +159,10 @@ def measure(shape: Shape, *, nodes: int, count: int) -> dict[str, Any]:
     return {
         "parameters": shape.num_parameters,
         "nodes": nodes,
-        "step_without_exit": _spread(plain),
-        "step_with_exit": _spread(timed(with_exit, count)),
-        "step_with_exit_and_reader": _spread(steps),
-        "head_alone": _spread(read),
+        "step_without_exit": spread(plain),
+        "step_with_exit": spread(timed(with_exit, count)),
+        "step_with_exit_and_reader": spread(steps),
+        "head_alone": spread(read),
         "until_exit_layer": until,
         "signal_at_host": statistics.median(here) - until if here else None,
         "signal_at_draft": statistics.median(there) - until if there else None,
@@ -176,10 +177,6 @@ def _meet(channel: TargetChannel) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not channel.send(Close(())) and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> int:

@@ -17,11 +17,11 @@ import torch
 
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.client import Completion, complete_all, payload
-from sglang_mirror.bench.identity import first_difference
+from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.output import write_results
 from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import GAMMA, SERVING, Fleet, mirror_flags, report, with_draft
+from tests.e2e.fleet import GAMMA, LOCKSTEP, SERVING, Fleet, mirror_flags, report, with_draft
 from tests.e2e.test_tap import tiny_pair
 
 pytestmark = [
@@ -37,7 +37,6 @@ BACKENDS = ("triton", "flashinfer", "fa3")
 TIE = 0.15
 NUM_PROMPTS, NUM_TOKENS, CONCURRENCY = 24, 96, 8
 RESULTS = ROOT / "out/gpu-check.json"
-LOCKSTEP = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}
 EAGER = ("--disable-decode-cuda-graph",)
 TREE = ("--speculative-eagle-topk", "3", "--speculative-num-draft-tokens", str(2 * GAMMA))
 HERE = {"draft_device": "cuda:0"}
@@ -144,16 +143,12 @@ def test_text_is_plain_decodings(
     wanted = reference(served.plain)
     server = with_draft(served.ways[way])
     answers = answers_of(server)
-    differing = [
-        (number, position)
-        for number, (ours, plain) in enumerate(zip(answers, wanted, strict=True))
-        if (position := first_difference(ours.token_ids, plain.token_ids)) is not None
-    ]
+    differing = divergences(answers, wanted)
     unexplained = [
-        {"prompt": number, "position": position, "said": answers[number].token_ids[position]}
-        | {"plain": wanted[number].meta["output_top_logprobs"][position][:2]}
-        for number, position in differing
-        if not is_tie(answers[number], wanted[number], position)
+        {"prompt": at.prompt, "position": at.position, "said": answers[at.prompt].token_ids[at.position]}
+        | {"plain": wanted[at.prompt].meta["output_top_logprobs"][at.position][:2]}
+        for at in differing
+        if not is_tie(answers[at.prompt], wanted[at.prompt], at.position)
     ]
     counted = report(server)
     RESULTS_SO_FAR.append(
