@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
@@ -52,7 +52,8 @@ class Tap:
                 ]
             )
         self._model = model
-        self._num_tokens: int | None = None
+        self._part: SimpleNamespace | None = None
+        self._num_tokens = 0
         self._layer, self._last = layers[exit_layer], layers[-1]
         self._parameters = list(inspect.signature(self._layer.forward).parameters)
         known = {"forward_batch", "hidden_states"} <= set(self._parameters)
@@ -86,14 +87,18 @@ class Tap:
             raise SettingsError(
                 [f"--mirror-exit-vocab {num_tokens}: {type(self._model).__name__}: {reason}; leave it out"]
             )
-        self._num_tokens = num_tokens
+        self._part, self._num_tokens = SimpleNamespace(), num_tokens
 
     def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
         """What the target's own norm and head make of hidden states [N, width]: [N, V]."""
         normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
-        if self._num_tokens is not None:
-            return F.linear(normed, self._model.lm_head.weight[: self._num_tokens])
-        found: torch.Tensor = self._model.logits_processor._get_logits(
+        processor = self._model.logits_processor
+        found: torch.Tensor
+        if self._part is not None:  # an object of its own, as what is known of a head is kept on it
+            self._part.weight = self._model.lm_head.weight[: self._num_tokens]
+            found = processor._compute_lm_head(normed, self._part)
+            return found
+        found = processor._get_logits(
             normed, self._model.lm_head, LogitsMetadata.from_forward_batch(batch), use_logits_buffer=False
         )
         return found[:, : self._model.config.vocab_size]

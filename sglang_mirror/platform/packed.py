@@ -1,8 +1,9 @@
-"""Matrix products of few rows with weights in oneDNN's packed layout.
+"""Matrix products with weights in oneDNN's packed layout.
 
-A verification has a handful of rows, for which torch's own product (MKL) reads the weights slowly. On one
-core of an AMD EPYC in float32, weights in the third-level cache: 1280 x 256 takes 176 us instead of 334 for 8
-rows and 99 instead of 181 for one, a head of 4096 x 256 takes 319 instead of 879 for 8 rows.
+torch's own product (MKL) reads the weights slowly when there are a handful of rows, as in a verification, and
+on some processors it computes slowly too. On one core of an AMD EPYC in float32, with weights larger than any
+cache, a head of 32000 x 1024 takes 3.4 ms instead of 6.2 for one row and 5.4 instead of 19.6 for nine; 5632 x
+1024 takes 13 ms instead of 30 for the 256 rows of a prefill.
 
 The packed copy lives beside the layer's own weight, which SGLang updates in place; after an update it is made
 anew.
@@ -10,15 +11,16 @@ anew.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-# More rows are a prefill, for which torch's own product is as fast.
-MOST_ROWS = 64
-# Larger weights are not kept twice.
-MOST_BYTES = 32 * 1024 * 1024
+# How many rows oneDNN is told to lay a weight out for.
+ROWS = 64
+# All copies of a process together: what the host can spare beside the weights themselves.
+MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 PACKED = "_mirror_packed"
 
 _updates = 0  # of weights, so far
@@ -26,7 +28,7 @@ _updates = 0  # of weights, so far
 
 def around_linear(original: Callable[..., Any], method: Any, layer: Any, x: Any, bias: Any = None) -> Any:
     """AROUND ``UnquantizedLinearMethod.apply``: [rows, in] -> [rows, out]."""
-    packed = _packed_weight(layer) if _has_few_rows(x) else None
+    packed = _packed_weight(layer) if _is_ours(x) else None
     if packed is None:
         return original(method, layer, x, bias)
     return torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
@@ -39,7 +41,7 @@ def around_head(
     bare = all(value is None for value in (*args, *kwargs.values()))  # no bias, no buffer to write to
     on_policy = getattr(processor, "rl_on_policy_target", None) is not None
     plain = bare and not on_policy and not hasattr(lm_head, "apply_lora")
-    packed = _packed_weight(lm_head) if plain and _has_few_rows(hidden_states) else None
+    packed = _packed_weight(lm_head) if plain and _is_ours(hidden_states) else None
     if packed is None:
         return original(processor, hidden_states, lm_head, *args, **kwargs)
     return torch.ops.mkldnn._linear_pointwise.default(hidden_states, packed, None, "none", [], "")
@@ -54,8 +56,8 @@ def around_update(original: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         _updates += 1
 
 
-def _has_few_rows(x: torch.Tensor) -> bool:
-    return bool(x.dim() == 2 and 0 < x.shape[0] <= MOST_ROWS and x.dtype == torch.float32)
+def _is_ours(x: torch.Tensor) -> bool:
+    return bool(x.dim() == 2 and x.shape[0] and x.dtype == torch.float32)
 
 
 def _packed_weight(layer: Any) -> torch.Tensor | None:
@@ -68,16 +70,38 @@ def _packed_weight(layer: Any) -> torch.Tensor | None:
     state = (_updates, weight.data_ptr(), version)
     held: tuple[Any, torch.Tensor | None] | None = layer.__dict__.get(PACKED)
     if held is None or held[0] != state:
-        held = layer.__dict__[PACKED] = (state, _pack(weight))
+        _copies.drop(held[1] if held else None)
+        held = layer.__dict__[PACKED] = (state, _copies.make(weight))
     return held[1]
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor | None:
-    fits = weight.dim() == 2 and weight.numel() * weight.element_size() <= MOST_BYTES
-    if weight.dtype != torch.float32 or weight.device.type != "cpu" or not fits:
-        return None
-    try:
-        packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.data, MOST_ROWS)
-    except (RuntimeError, AttributeError):  # a torch without oneDNN
-        return None
-    return packed
+class _Copies:
+    """Makes them, and keeps count of their bytes."""
+
+    def __init__(self) -> None:
+        self._num_bytes = 0
+
+    def make(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """The weight in oneDNN's layout; None where it cannot be packed, or there is no room for it."""
+        if weight.dim() != 2 or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            return None
+        if self._num_bytes + _num_bytes(weight) > MOST_BYTES:
+            return None
+        try:
+            packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.data, ROWS)
+        except (RuntimeError, AttributeError):  # a torch without oneDNN
+            return None
+        self._num_bytes += _num_bytes(weight)
+        return packed
+
+    def drop(self, packed: torch.Tensor | None) -> None:
+        """This one is about to be replaced."""
+        if packed is not None:
+            self._num_bytes -= _num_bytes(packed)
+
+
+def _num_bytes(weight: torch.Tensor) -> int:
+    return int(weight.numel() * weight.element_size())
+
+
+_copies = _Copies()

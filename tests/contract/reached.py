@@ -40,7 +40,7 @@ REACHED: dict[str, tuple[str, ...]] = {
     ),
     "sglang.srt.speculative.eagle_info.EagleDraftInput": ("bonus_tokens",),
     "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("draft_token", "draft_token_num"),
-    "sglang.srt.layers.logits_processor.LogitsProcessor": ("_get_logits",),
+    "sglang.srt.layers.logits_processor.LogitsProcessor": ("_compute_lm_head", "_get_logits"),
     "sglang.srt.layers.logits_processor.LogitsProcessorOutput": ("next_token_logits",),
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo": (
         "acc_additive_penalties",

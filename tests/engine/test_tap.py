@@ -25,7 +25,9 @@ def model_with(**processor: Any) -> Any:
     return SimpleNamespace(
         model=SimpleNamespace(layers=[Block(), Block()], norm=nn.Identity()),
         lm_head=nn.Linear(WIDTH, VOCAB, bias=False),
-        logits_processor=SimpleNamespace(**processor),
+        logits_processor=SimpleNamespace(
+            _compute_lm_head=lambda rows, head: rows @ head.weight.T, **processor
+        ),
         config=SimpleNamespace(vocab_size=VOCAB),
     )
 
