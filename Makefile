@@ -3,12 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # Chains of several depths and a tree of each; draft tokens a path, children a node, nodes.
-GRID := $(foreach arm,standalone eagle3, $(foreach steps,1 2 3 5 7,$(arm):steps=$(steps)) $(arm):steps=4,topk=3,nodes=9) \
-	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24 mirror:roots=draft
-# On the enlarged target the exit's head takes a fifth of a step: its grid goes on from roots=draft.
-LARGE_GRID := eagle3:steps=5 eagle3:steps=7 standalone:steps=5 mirror:roots=draft,gamma=10 \
-	mirror:roots=draft,root_budget=24 eagle3:steps=4,topk=3,nodes=9
-TUNING := --questions 4 --tokens 64 --repeats 2 --together 4
+GRID := $(foreach arm,standalone eagle3, $(foreach steps,2 3 5 7 10,$(arm):steps=$(steps)) $(arm):steps=5,topk=3,nodes=12) \
+	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24 \
+	mirror:roots=draft mirror:roots=union mirror:roots=union,exit_vocab=4096
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
@@ -61,10 +58,9 @@ gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal
 	$(BIN)/sglang-mirror bench run $(GPU_SERVED) --enlarge qwen3-32b+0.6b --together 2 --arms $(GPU_ARMS) \
 		--json out/gpu-32b.json
 
-tune: install  ## settings over a grid, each beside mirror's present ones
-	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m $(TUNING) --arms mirror $(GRID) --json out/tune.json
-	$(BIN)/sglang-mirror bench run --enlarge 0.25b+12m $(TUNING) --arms mirror:roots=draft $(LARGE_GRID) \
-		--json out/tune-large.json
+tune: install  ## settings over a grid, each beside mirror's present ones; 35 minutes
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 96 --repeats 2 --together 4 \
+		--arms mirror $(GRID) --json out/tune.json
 
 results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
 	mkdir -p docs/results
