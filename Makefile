@@ -26,11 +26,11 @@ serve: install  ## a server on port 30000 that decodes by mirror
 	$(BIN)/python -m sglang_mirror.bench.serve
 
 # The first arm runs in every group of four: more servers than that at once do not fit into 24 GiB.
-COMPARED := --arms plain standalone eagle3 mirror serial mirror:roots=union plain:cores=all \
+COMPARED := --arms plain standalone eagle3 mirror serial plain:cores=all \
 	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
 
 bench: install  ## every way of decoding side by side, small and enlarged target; at most 30 minutes
-	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 64 --json out/bench.json
+	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 128 --json out/bench.json
 	$(BIN)/sglang-mirror bench report out/bench.json
 
 bench-all: install  ## the whole matrix, hours
@@ -38,7 +38,8 @@ bench-all: install  ## the whole matrix, hours
 	$(BIN)/sglang-mirror bench report out/bench-all.json
 
 bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
-	$(BIN)/sglang-mirror bench run --temperature 0 1 --questions 8 --tokens 96 --together 4 --json out/stream.json \
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
+		--together 4 --json out/stream.json \
 		--arms plain $(foreach arm,serial mirror,$(foreach draft,plain streaming,$(arm):draft=$(draft))) \
 		mirror:window=chain mirror:window=tree
 

@@ -60,6 +60,11 @@ class MirrorConfig:
         "auto: decode plainly where that is measured to be faster; always: whatever it costs",
         choices=("auto", "always"),
     )
+    window_end: Literal["auto", "full"] = _setting(
+        "auto",
+        "auto: windows end before tokens too improbable to be worth verifying; full: at their depth",
+        choices=("auto", "full"),
+    )
     miss: str = _setting(
         "wait", "after a miss: wait for a fresh window, or decode plainly once", choices=("wait", "plain")
     )

@@ -76,24 +76,28 @@ def _setup(args: argparse.Namespace, target: str) -> Setup:
         more=tuple(shlex.split(args.server_flags)),
     )
     head = args.eagle3 or (embedded_head() if ours else None)
+    streaming = args.streaming or (embedded_streaming() if ours else None)
     if target != OWN:
-        pair, head = _enlarged(pair, head, target, args.json.parent / "enlarged")
+        pair, head, streaming = _enlarged(pair, head, streaming, target, args.json.parent / "enlarged")
     settings = {arm: dict(found) for arm, found in TUNED.get(target, TUNED[OWN]).items()} if ours else {}
     if args.gamma:
         for arm in ("mirror", "serial"):
             settings.setdefault(arm, {})["gamma"] = str(args.gamma)
-    streaming = args.streaming or (embedded_streaming() if ours and target == OWN else None)
     cores = Cores.one_each() if args.device == "cpu" else Cores.halves()
     return Setup(pair, cores, settings, head, streaming, target)
 
 
-def _enlarged(pair: Pair, head: Path | None, shapes: str, folder: Path) -> tuple[Pair, Path | None]:
+def _enlarged(
+    pair: Pair, head: Path | None, streaming: Path | None, shapes: str, folder: Path
+) -> tuple[Pair, Path | None, Path | None]:
     """The models in the shapes `TARGET` or `TARGET+DRAFT`; an EAGLE3 head takes the target's."""
     of_target, _, of_draft = shapes.partition("+")
     target = make_folder(pair.target, parse_shape(of_target), folder / f"target-{of_target}")
     draft = pair.draft
     if of_draft:
         draft = make_folder(draft, parse_shape(of_draft), folder / f"draft-{of_draft}")
+        if streaming is not None:
+            streaming = make_folder(streaming, parse_shape(of_draft), folder / f"streaming-{of_draft}")
     if head is not None:
         head = make_head_folder(head, target, folder / f"eagle3-{of_target}")
-    return dataclasses.replace(pair, target=target, draft=draft, max_tokens=ENLARGED_TOKENS), head
+    return dataclasses.replace(pair, target=target, draft=draft, max_tokens=ENLARGED_TOKENS), head, streaming

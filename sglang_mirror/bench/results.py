@@ -211,7 +211,6 @@ SECTIONS = (
     ("bench.json", "The latency law", latency),
     ("eagle3.json", "The EAGLE3 head, position by position", positions),
     ("tune.json", "What the arms' settings were chosen from", tuning),
-    ("tune-large.json", "And more of it for the enlarged target", tuning),
     ("speed.json", "Speed, one core each", speed),
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),

@@ -18,10 +18,10 @@ TUNED: dict[str, Settings] = {
         "eagle3": {"steps": "5"},
     },
     ENLARGED: {
-        # On a CPU the exit's head is a fifth of this target's step, and hits no more than the draft does.
+        # On a CPU the exit's head is a tenth of this target's step, and hits no more than the draft does.
         "mirror": {**_MIRROR, "roots": "draft"},
         "serial": {"gamma": str(GAMMA)},
         "standalone": {"steps": "5"},
-        "eagle3": {"steps": "3"},
+        "eagle3": {"steps": "5"},
     },
 }

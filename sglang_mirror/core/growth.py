@@ -24,11 +24,13 @@ class WindowShape:
         depth: draft tokens on its longest path.
         topk: children a node; 1 makes a chain.
         size: draft tokens in all.
+        least: log-probability that the verified path must come to a node with, for it to be worth verifying.
     """
 
     depth: int
     topk: int
     size: int
+    least: float = -math.inf
 
     @classmethod
     def chain(cls, depth: int) -> WindowShape:
@@ -108,7 +110,7 @@ class Growth:
     def expand(self, number: int, candidates: Candidates) -> None:
         """The draft's next tokens after a node are known."""
         node = self.nodes[number]
-        if self._shape.topk == 1:  # a chain's next token is its next node, whatever it is worth
+        if self._shape.topk == 1:  # a chain's next token is its next node
             self._go_on(node, number, candidates)
             return
         self._expanded.add(number)
@@ -118,7 +120,7 @@ class Growth:
         ranked = sorted(
             range(len(self.nodes)), key=lambda each: (-self.nodes[each].value, self.nodes[each].path)
         )
-        self.chosen = ranked[: self._shape.num_nodes]
+        self.chosen = self._worth(ranked[: self._shape.num_nodes])
         self.depth = max(self.nodes[each].depth for each in self.chosen)
         self.open = [
             each
@@ -128,11 +130,21 @@ class Growth:
 
     def _go_on(self, node: Grown, number: int, candidates: Candidates) -> None:
         self.open = []
-        if candidates.tokens:
-            self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), node.value - 1.0))
-            self.chosen.append(number + 1)
-            self.depth = node.depth + 1
-            self.open = [number + 1] if self.depth < min(self._shape.depth, self._shape.size) else []
+        value = node.value - 1.0  # in a chain nothing asks for it, unless it may end early
+        if self._shape.least > -math.inf:
+            chances = child_chances(candidates, 1, self._agreement)
+            value = node.value + chances[0][1] if chances else -math.inf
+        if not candidates.tokens or (value < self._shape.least and node.depth):
+            return
+        self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), value))
+        self.chosen.append(number + 1)
+        self.depth = node.depth + 1
+        self.open = [number + 1] if self.depth < min(self._shape.depth, self._shape.size) else []
+
+    def _worth(self, ranked: list[int]) -> list[int]:
+        """Those that are worth verifying; the root's best child whatever it is worth."""
+        least = self._shape.least
+        return [each for place, each in enumerate(ranked) if place < 2 or self.nodes[each].value >= least]
 
     def window(self) -> Window:
         """The window as far as it has grown."""

@@ -84,6 +84,7 @@ class DraftService:
             case Open():
                 self._open(target, message)
             case Commit():
+                target.expect(message.least)
                 for outcome in message.outcomes:
                     self._commit(target, outcome)
             case Signal():
@@ -193,7 +194,7 @@ class DraftService:
         if problem:
             self._fail(target, stamp, problem)
             return
-        session.commit(outcome)
+        session.commit(outcome, target.settings)
         self._tell(target, session)
 
     def _signal(self, target: Target, message: Signal) -> None:

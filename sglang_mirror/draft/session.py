@@ -75,8 +75,9 @@ class Session:
         pending = self._tree.num_pending
         return pending if pending > SHORT_TEXT else 0
 
-    def commit(self, outcome: Outcome) -> None:
+    def commit(self, outcome: Outcome, settings: RolloutSettings) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
+        self._settings = settings
         self._rollout.learn(outcome.tokens)
         hit = self._rollout.standing(outcome.tokens, outcome.window_len) if outcome.window_len else None
         move = self._tree.commit(outcome.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -42,6 +43,13 @@ class Target:
     @property
     def work(self) -> Work:
         return Work(self.busy_ms, self.windows, self.forwards)
+
+    def expect(self, least: float) -> None:
+        """From now on its windows end before nodes that are less probable; a log-probability."""
+        shape = self.settings.shape
+        if least != shape.least:
+            shape = dataclasses.replace(shape, least=least)
+            self.settings = dataclasses.replace(self.settings, shape=shape)
 
     def count(self, finished: Iterable[Growing]) -> None:
         """These windows have come to their end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -41,9 +42,7 @@ from sglang_mirror.protocol.messages import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Longest slice of a wait: the supervisor's thread gets its turn in between. Milliseconds.
-POLL_MS = 2
+POLL_MS = 2  # longest slice of a wait: the supervisor's thread gets its turn in between
 
 
 class DraftClient:
@@ -76,6 +75,7 @@ class DraftClient:
         self._numbers = itertools.count(1)
         self._epoch = 0
         self.counters = counters
+        self.least = -math.inf  # what every Commit says of windows
         self.draft: Ready | None = None
         self.refusal: str | None = None
 
@@ -84,7 +84,7 @@ class DraftClient:
         return self._liveness.state
 
     def tick(self) -> Peer:
-        """Read what has come, judge silence, say Hello where it is due. The supervisor calls it regularly."""
+        """Read what has come, judge silence, say Hello where it is due; the supervisor's, regularly."""
         with self._lock:
             self._pump()
             state = self._liveness.check(time.monotonic())
@@ -109,10 +109,9 @@ class DraftClient:
     def open(self, rid: str, tokens: Sequence[int]) -> None:
         """A prompt is being prefilled: let the draft prefill it too, meanwhile."""
         with self._lock:
-            request = self._requests.get(rid)
-            if request is not None and request.tokens == tokens and request.epoch == self._epoch:
-                return
-            self._open(self._new_request(rid) if request is None else request, tokens, window=False)
+            request = self._requests.get(rid) or self._new_request(rid)
+            if request.tokens != tokens or request.epoch != self._epoch:
+                self._open(request, tokens, window=False)
 
     def committed(self, rid: str, tokens: Sequence[int]) -> Request:
         """The request, after making sure that the draft has heard of exactly these committed tokens."""
@@ -122,7 +121,7 @@ class DraftClient:
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    self._send(Commit((Outcome(request.stamp, tuple(tokens[known:]), window_len=0),)))
+                    self._say([Outcome(request.stamp, tuple(tokens[known:]), window_len=0)])
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -174,9 +173,8 @@ class DraftClient:
         self.counters.waited_ms += (time.monotonic() - began) * 1000
 
     def _awaits(self, request: Request) -> bool:
-        if self._liveness.check(time.monotonic()) is not Peer.READY:
-            return False
-        return request.window is None and request.epoch == self._epoch and request.patient
+        ready = self._liveness.check(time.monotonic()) is Peer.READY
+        return ready and request.window is None and request.epoch == self._epoch and request.patient
 
     def wait_for_branches(self, requests: Sequence[Request], phase: int, wait_ms: float) -> None:
         """Lockstep: wait until all branches up to `phase` have come for every request with a window."""
@@ -210,9 +208,12 @@ class DraftClient:
                 if request.epoch == self._epoch:
                     window_len = len(branch.window) - 1 if branch else 0
                     outcomes.append(Outcome(request.stamp, tuple(tokens), window_len))
-            if outcomes:
-                self._send(Commit(tuple(outcomes)))
+            self._say(outcomes)
             return hits
+
+    def _say(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._send(Commit(tuple(outcomes), self.least))
 
     def _send(self, message: Message) -> None:
         if self.peer is Peer.READY and not self._channel.send(message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from sglang_mirror.core.policy import Policy
 from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
+from sglang_mirror.core.worth import Worth
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.metrics import Counters
@@ -74,6 +76,7 @@ class LeadingRank:
         shape: bounds of a window.
         server_args: SGLang's settings.
         vocab_size: the target's token ids are below it.
+        resizable: whether a verification of fewer nodes is a shorter one.
         counters: where to count.
     """
 
@@ -85,6 +88,7 @@ class LeadingRank:
         shape: WindowShape,
         server_args: Any,
         vocab_size: int,
+        resizable: bool,
         counters: Counters,
     ) -> None:
         self._group, self._config, self._counters = group, config, counters
@@ -102,6 +106,8 @@ class LeadingRank:
         # A trace shows every step's window.
         always = config.speculate == "always" or config.lockstep or config.trace is not None
         self._policy = None if always else Policy()
+        full = config.window_end == "full" or config.lockstep or config.trace is not None
+        self._worth = Worth() if resizable and not full else None
         self._requests: list[Request] = []
         self._last = (0, False, 0)  # the last step's requests, whether it had windows, its tokens
 
@@ -123,9 +129,8 @@ class LeadingRank:
             reqs: of the batch.
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
         """
-        if self._policy is not None and cycle_s is not None:
-            batch, speculated, tokens = self._last
-            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=cycle_s)
+        if cycle_s is not None:
+            self._learn(cycle_s)
         self._requests = []
         ours: Windows = [None] * len(reqs)
         if self._policy is None or self._policy.choose(len(reqs)):
@@ -152,12 +157,22 @@ class LeadingRank:
         """
         self._last = (len(committed), any(windows), sum(map(len, committed)))
         hits: list[Branch | None] = [None] * len(committed)
+        if self._worth is not None:
+            self._worth.verified(_num_rows(windows), times[1] - times[0])
+            self._client.least = self._worth.least
         if self._requests:
             hits = self._look_up(windows, committed)
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
         self._count(windows, committed, hits)
         if self._trace:
             self._write_trace(windows, committed, hits, times)
+
+    def _learn(self, cycle_s: float) -> None:
+        batch, speculated, tokens = self._last
+        if self._policy is not None:
+            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=cycle_s)
+        if self._worth is not None and speculated:
+            self._worth.stepped(tokens, cycle_s)
 
     def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
         if self._config.lockstep:
@@ -180,7 +195,8 @@ class LeadingRank:
 
     def report(self) -> dict[str, Any]:
         policy = self._policy.report() if self._policy is not None else {}
-        return {**self._supervisor.report(), "speculating": policy}
+        least = math.exp(self._client.least)
+        return {**self._supervisor.report(), "speculating": policy, "least_chance": least}
 
     def _request_of(self, req: Any) -> Request:
         committed_len = len(req.origin_input_ids) + len(req.output_ids)
@@ -223,6 +239,11 @@ def _metrics(counters: Counters) -> Any:
 
 def _tokens_of(req: Any) -> list[int]:
     return [*req.origin_input_ids, *req.output_ids]
+
+
+def _num_rows(windows: Windows) -> int:
+    """Of the verification: every request has as many as the longest window has nodes."""
+    return len(windows) * max(len(window) if window else 1 for window in windows)
 
 
 def _reached(window: Window | None, committed: Sequence[int]) -> int:

@@ -60,6 +60,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 shape=self._shape,
                 server_args=server_args,
                 vocab_size=self.model_runner.model_config.vocab_size,
+                resizable=self.device == "cpu",
                 counters=self.counters,
             )
         # When the last decode step began, unless a prefill followed.

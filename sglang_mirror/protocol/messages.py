@@ -6,13 +6,14 @@ are indices into the window that the target verifies, the root being node 0.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
 from sglang_mirror.core.growth import WindowShape
 
-VERSION = 3
+VERSION = 4
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -100,9 +101,15 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Commit(Message, frozen=True, tag="commit"):
-    """One step's outcomes, for every request of the batch."""
+    """One step's outcomes, for every request of the batch.
+
+    Attributes:
+        least: log-probability that the verified path must come to a node with, for the target to have it
+            verified; -inf for every node that there is room for.
+    """
 
     outcomes: tuple[Outcome, ...]
+    least: float = -math.inf
 
 
 class ExitCandidates(msgspec.Struct, frozen=True, array_like=True):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sglang_mirror.errors import MirrorError
-from sglang_mirror.upscale.shape import ENTRY, Shape, live_layers
+from sglang_mirror.upscale.shape import ENTRY, STREAMS, Shape, live_layers
 from sglang_mirror.upscale.weights import enlarged
 
 ARCHITECTURE = "Qwen3ForCausalLM"
@@ -30,6 +30,10 @@ def enlarged_config(config: dict[str, Any], large: Shape, architecture: str = AR
     small = Shape.of_config(config)
     if reasons := large.holds(small):
         raise MirrorError(f"shape: {'; '.join(reasons)}")
+    streams = config.get(STREAMS)
+    if streams:  # they begin before the same live layer, whatever stands between and above
+        first = live_layers(small, large)[small.num_hidden_layers - streams["layers"]]
+        config = {**config, STREAMS: {**streams, "layers": large.num_hidden_layers - first}}
     return {
         **config,
         **asdict(large),
@@ -105,6 +109,11 @@ def enlarged_weights(
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     return enlarged(weights, Shape(**config[ENTRY]), Shape.of_config(config), device)
+
+
+def enlarged_streams(embeddings: torch.Tensor, width: int) -> torch.Tensor:
+    """What makes streams of an enlarged draft's main stream, [count, width], from the small draft's."""
+    return torch.nn.functional.pad(embeddings, (0, width - embeddings.shape[1]))
 
 
 def load_enlarged(

@@ -10,6 +10,8 @@ from sglang_mirror.errors import MirrorError
 
 # The config entry that holds the small model's shape, and so says that a folder is an enlarged one.
 ENTRY = "mirror_upscale"
+# The entry of a streaming draft: how many streams, and through how many of the top layers.
+STREAMS = "mirror_streams"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,3 +93,13 @@ def test_nothing_known_ends_it() -> None:
     growth.expand(0, Candidates((), ()))
     assert growth.complete
     assert growth.window().tokens == (1,)
+
+
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(2, 12), st.floats(-4.0, 0.0))
+def test_a_window_ends_where_nodes_are_not_worth_it(depth: int, topk: int, size: int, least: float) -> None:
+    shape = WindowShape(depth, topk, size if topk > 1 else depth, least)
+    growth = grown(shape)
+    found = {tokens_to(growth, number) for number in growth.chosen[1:]}
+    every = every_path(shape)
+    worth = [path for value, path in every[: shape.size] if value >= least]
+    assert found == set(worth or [every[0][1]])  # its best child is always there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from sglang_mirror.core.roots import Candidates
@@ -98,6 +100,25 @@ def test_two_targets_with_their_own_settings_and_numbers() -> None:
     playing.settle()
     assert kinds(playing.take(A)) == ["Failed"]
     assert kinds(playing.take(B)) == ["FreshWindow"]
+
+
+def test_windows_end_where_the_target_says() -> None:
+    playing = player()
+    playing.greet(A, hello(gamma=5, roots="draft", budget=3))
+    playing.say(A, opening(1, 4))
+    playing.settle()
+    playing.take(A)
+    lengths = []
+    for length, least in ((5, -0.001), (6, -math.inf)):
+        playing.say(A, Commit(commit(1, length, 7).outcomes, least))
+        playing.settle()
+        said = playing.take(A)
+        lengths.append([len(m.tokens) for m in said if isinstance(m, FreshWindow)])
+        lengths.append([len(b.tokens) for m in said if isinstance(m, Branches) for b in m.branches])
+    assert lengths[0] == [1]
+    assert set(lengths[1]) == {1}
+    assert lengths[2] == [5]
+    assert max(lengths[3]) == 5
 
 
 def test_a_shared_forward_gives_each_target_its_own_number_of_candidates() -> None:

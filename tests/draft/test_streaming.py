@@ -25,6 +25,8 @@ from sglang_mirror.protocol.messages import Branches, FreshWindow, Open, Stamp
 from sglang_mirror.train.shapes import draft_config
 from sglang_mirror.train.start import start_model
 from sglang_mirror.train.streaming import StreamingModel, load_streaming, save_streaming
+from sglang_mirror.upscale.folder import make_folder
+from sglang_mirror.upscale.shape import parse_shape
 from tests.draft.draft_playing import Player, hello
 
 VOCAB, COUNT = 61, 2
@@ -63,6 +65,19 @@ def test_the_loop_is_what_was_trained(folder: Path) -> None:
         with torch.inference_mode():
             wanted = trained(torch.tensor([path]))[0, :, -1]
         torch.testing.assert_close(found[row], wanted, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("shape", ["12m", "192x500x7x4x2x64x5000"])
+def test_enlarged_it_says_the_same(folder: Path, tmp_path: Path, shape: str) -> None:
+    rng = random.Random(6)
+    text = [rng.randrange(4096) for _ in range(12)]
+    said = []
+    for each in (folder, make_folder(folder, parse_shape(shape), tmp_path / "large")):
+        backend = load_torch(str(each), device="cpu", dtype="float32", threads=1)
+        seen = [(2 << row) - 1 for row in range(len(text))]
+        segment = Segment(backend.new_cache(), text, range(len(text)), 0, 0, seen, range(len(text)))
+        said.append(backend.logits([segment])[..., :4096])
+    torch.testing.assert_close(said[1], said[0], atol=2e-3, rtol=2e-3)
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:

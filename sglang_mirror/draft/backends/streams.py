@@ -6,9 +6,11 @@ from typing import Any
 
 from sglang_mirror.draft.backends.llama_loop import StreamWeights
 from sglang_mirror.errors import DraftError
+from sglang_mirror.upscale.folder import enlarged_streams
+from sglang_mirror.upscale.shape import ENTRY, STREAMS
 
-# Under these names in config.json, beside the model's weights, and in that file.
-ENTRY, FILE, WEIGHT = "mirror_streams", "mirror_streams.safetensors", "embeddings"
+# Under these names beside the model's weights, and in that file; `STREAMS` in config.json.
+FILE, WEIGHT = "mirror_streams.safetensors", "embeddings"
 
 
 def read_streams(model: str, loaded: Any) -> StreamWeights | None:
@@ -21,14 +23,15 @@ def read_streams(model: str, loaded: Any) -> StreamWeights | None:
     Raises:
         DraftError: its config promises streams that its weights do not have.
     """
-    entry = getattr(loaded.config, ENTRY, None)
+    entry = getattr(loaded.config, STREAMS, None)
     if entry is None:
         return None
     from safetensors.torch import load_file  # noqa: PLC0415 - with the model only
     from transformers.utils import cached_file  # noqa: PLC0415
 
     count, num_layers = int(entry["count"]), int(entry["layers"])
-    wanted = (count, int(loaded.config.hidden_size))
+    width, small = int(loaded.config.hidden_size), getattr(loaded.config, ENTRY, None)
+    wanted = (count, small["hidden_size"] if small else width)
     file = cached_file(model, FILE, _raise_exceptions_for_missing_entries=False)
     if file is None:
         raise DraftError(f"--model {model}: its config promises {count} streams, and there is no {FILE}")
@@ -39,5 +42,6 @@ def read_streams(model: str, loaded: Any) -> StreamWeights | None:
     most = int(loaded.config.num_hidden_layers)
     if not 1 <= num_layers <= most:
         raise DraftError(f"--model {model}: streams in {num_layers} layers, the model has {most}")
+    found = enlarged_streams(found, width)
     parameter = next(loaded.parameters())
     return StreamWeights(found.to(parameter.device, parameter.dtype), num_layers)
