@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 GRID := $(foreach arm,standalone eagle3, $(foreach steps,2 3 5 7 10,$(arm):steps=$(steps)) $(arm):steps=5,topk=3,nodes=12) \
 	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24 \
 	mirror:roots=draft mirror:roots=union mirror:roots=union,exit_vocab=4096
+comma := ,
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve bench bench-all bench-stream gpu-check gpu-bench tune results test check clean
+.PHONY: install demo serve bench bench-all bench-stream latency gpu-check gpu-bench tune results test check clean
 
 install: $(VENV)/installed
 
@@ -30,17 +31,24 @@ COMPARED := --arms plain standalone eagle3 mirror serial plain:cores=all \
 	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
 
 bench: install  ## every way of decoding side by side, small and enlarged target; at most 30 minutes
-	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 128 --json out/bench.json
+	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 96 --json out/bench.json
 	$(BIN)/sglang-mirror bench report out/bench.json
 
 bench-all: install  ## the whole matrix, hours
 	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 8 --questions 16 --tokens 128 --json out/bench-all.json
 	$(BIN)/sglang-mirror bench report out/bench-all.json
 
+# Windows of one depth in every arm and step: the law's parts are then the same in all of them.
+LAW := speculate=always,window_end=full
+
+latency: install  ## the parts of a step where the draft waits its turn, and the step where it does not; 10 minutes
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
+		--arms $(foreach arm,serial: mirror:roots=draft$(comma) mirror:roots=union$(comma),$(arm)$(LAW)) --json out/latency.json
+
 bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
 		--together 4 --json out/stream.json \
-		--arms plain $(foreach arm,serial mirror,$(foreach draft,plain streaming,$(arm):draft=$(draft))) \
+		--arms plain serial:draft=plain mirror:draft=plain mirror:draft=streaming serial:draft=streaming \
 		mirror:window=chain mirror:window=tree
 
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend

@@ -143,9 +143,10 @@ def latency(content: dict[str, Any]) -> str:
     def rows() -> Iterator[list[str]]:
         for title, entries in cells(content["results"]):
             by_arm = {entry["arm"]: entry for entry in entries}
+            serial = next(entry["step_ms"] for name, entry in by_arm.items() if name.startswith("serial"))
             for name, entry in by_arm.items():
-                if name.startswith("mirror") and "serial" in by_arm and entry["concurrency"] == 1:
-                    serial, step = by_arm["serial"]["step_ms"], entry["step_ms"]
+                if name.startswith("mirror"):
+                    step = entry["step_ms"]
                     parts = Parts(
                         before_exit=serial["target"],
                         exit=step["exit"],
@@ -165,7 +166,7 @@ def latency(content: dict[str, Any]) -> str:
 
     head = ["", "arm", "target", "fresh rollout", "engine", "exit", "rendezvous", "hit rate"]
     head += ["predicted ms", "measured ms", "difference"]
-    return text_table(head, rows())
+    return "\n".join([origin(content) + "\n", text_table(head, rows())])
 
 
 def positions(content: dict[str, Any]) -> str:
@@ -208,7 +209,7 @@ def tuning(content: dict[str, Any]) -> str:
 
 SECTIONS = (
     ("bench.json", "The comparison", comparison),
-    ("bench.json", "The latency law", latency),
+    ("latency.json", "The latency law", latency),
     ("eagle3.json", "The EAGLE3 head, position by position", positions),
     ("tune.json", "What the arms' settings were chosen from", tuning),
     ("speed.json", "Speed, one core each", speed),
@@ -219,7 +220,6 @@ SECTIONS = (
     ("law-stream.json", "The law with streams and trees", law),
     ("law-again.json", "And once more, at temperature 1 alone", law),
     ("policy.json", "Speculation given up where it loses", comparison),
-    ("exit.json", "An exit that reads part of the head", comparison),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
     ("gpu-draft.json", "On a GPU: the draft's forwards", rollouts),
