@@ -209,7 +209,9 @@ def tuning(content: dict[str, Any]) -> str:
 
 SECTIONS = (
     ("bench.json", "The comparison", comparison),
+    ("bench-128.json", "The comparison with longer answers", comparison),
     ("latency.json", "The latency law", latency),
+    ("latency-1.json", "The law on the enlarged target at temperature 1", latency),
     ("eagle3.json", "The EAGLE3 head, position by position", positions),
     ("tune.json", "What the arms' settings were chosen from", tuning),
     ("speed.json", "Speed, one core each", speed),

@@ -51,7 +51,8 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
     arms = ("--arms", "plain", "serial:draft=streaming", "mirror:root_budget=6")
     matrix = ("--workload", questions, "--temperature", "0", "1", "--concurrency", "2")
     sizes = ("--questions", "2", "--tokens", "12", "--repeats", "2", "--enlarge", SHAPE)
-    done = bench("run", *arms, *matrix, *sizes, "--json", out)
+    given = ("--draft", embedded_pair().draft)  # a draft that is given has no streams beside it
+    done = bench("run", *arms, *matrix, *sizes, *given, "--json", out)
     assert done.returncode == 1, done.stdout + done.stderr[-4000:]
     missing = f"serial:draft=streaming on {SHAPE}"
     assert f"{missing} did not run: no streaming draft is given" in done.stdout
