@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 GRID := $(foreach arm,standalone eagle3, $(foreach steps,2 3 5 7 10,$(arm):steps=$(steps)) $(arm):steps=5,topk=3,nodes=12) \
 	$(foreach gamma,6 10 13,mirror:gamma=$(gamma)) mirror:gamma=8,topk=3,nodes=14 mirror:root_budget=24 \
 	mirror:roots=draft mirror:roots=union mirror:roots=union,exit_vocab=4096
-comma := ,
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
@@ -43,7 +42,7 @@ LAW := speculate=always,window_end=full
 
 latency: install  ## the parts of a step where the draft waits its turn, and the step where it does not; 10 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
-		--arms $(foreach arm,serial: mirror:roots=draft$(comma) mirror:roots=union$(comma),$(arm)$(LAW)) --json out/latency.json
+		--arms serial:$(LAW) mirror:roots=draft,$(LAW) mirror:roots=union,$(LAW) --json out/latency.json
 
 bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \

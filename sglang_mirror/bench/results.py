@@ -142,10 +142,9 @@ def latency(content: dict[str, Any]) -> str:
 
     def rows() -> Iterator[list[str]]:
         for title, entries in cells(content["results"]):
-            by_arm = {entry["arm"]: entry for entry in entries}
-            serial = next(entry["step_ms"] for name, entry in by_arm.items() if name.startswith("serial"))
-            for name, entry in by_arm.items():
-                if name.startswith("mirror"):
+            serial = next((each["step_ms"] for each in entries if each["arm"].startswith("serial")), None)
+            for entry in entries:
+                if serial and entry["arm"].startswith("mirror") and entry["concurrency"] == 1:
                     step = entry["step_ms"]
                     parts = Parts(
                         before_exit=serial["target"],
@@ -159,7 +158,7 @@ def latency(content: dict[str, Any]) -> str:
                     predicted = step_ms(parts, hit_rate=entry["hit_rate"]["all"])
                     figures = (serial["target"], parts.fresh, parts.host, parts.exit, parts.rendezvous)
                     yield [
-                        *(title, name, *(f"{value:.2f}" for value in figures)),
+                        *(title, entry["arm"], *(f"{value:.2f}" for value in figures)),
                         *(f"{entry['hit_rate']['all']:.2f}", f"{predicted:.2f}", f"{step['wall']:.2f}"),
                         f"{predicted / step['wall'] - 1:+.1%}",
                     ]

@@ -130,12 +130,14 @@ class Growth:
 
     def _go_on(self, node: Grown, number: int, candidates: Candidates) -> None:
         self.open = []
-        value = node.value - 1.0  # in a chain nothing asks for it, unless it may end early
-        if self._shape.least > -math.inf:
-            chances = child_chances(candidates, 1, self._agreement)
-            value = node.value + chances[0][1] if chances else -math.inf
-        if not candidates.tokens or (value < self._shape.least and node.depth):
+        if not candidates.tokens:
             return
+        value = node.value - 1.0  # nobody asks for it in a chain that may not end early
+        if self._shape.least > -math.inf:
+            [(_, chance)] = child_chances(candidates, 1, self._agreement)
+            value = node.value + chance
+            if value < self._shape.least and node.depth:
+                return
         self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), value))
         self.chosen.append(number + 1)
         self.depth = node.depth + 1

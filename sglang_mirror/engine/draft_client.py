@@ -84,7 +84,7 @@ class DraftClient:
         return self._liveness.state
 
     def tick(self) -> Peer:
-        """Read what has come, judge silence, say Hello where it is due; the supervisor's, regularly."""
+        """Read what has come, judge silence, say Hello where it is due. The supervisor calls it regularly."""
         with self._lock:
             self._pump()
             state = self._liveness.check(time.monotonic())

@@ -56,8 +56,17 @@ class FollowingRank:
         """Where the early exit's candidates of this verification go."""
         return lambda _tokens, _logprobs: None
 
-    def commit(self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float]) -> None:
-        """What the requests of the last `windows` commit, and when verification began and ended."""
+    def commit(
+        self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float], *, num_rows: int
+    ) -> None:
+        """What the requests of the last `windows` commit.
+
+        Args:
+            windows: as they were verified.
+            committed: tokens of each request.
+            times: when verification began and ended.
+            num_rows: that it had, of all requests together.
+        """
 
     def close(self, rids: Sequence[str]) -> None:
         """These requests are over."""
@@ -103,11 +112,10 @@ class LeadingRank:
         self._client = self._supervisor.client
         self._metrics = _metrics(counters) if server_args.enable_metrics else None
         self._prefilled: dict[str, Any] = {}
-        # A trace shows every step's window.
-        always = config.speculate == "always" or config.lockstep or config.trace is not None
-        self._policy = None if always else Policy()
-        full = config.window_end == "full" or config.lockstep or config.trace is not None
-        self._worth = Worth() if resizable and not full else None
+        # A trace shows every step's window, and all of it.
+        traced = config.lockstep or config.trace is not None
+        self._policy = None if traced or config.speculate == "always" else Policy()
+        self._worth = None if traced or not resizable or config.window_end == "full" else Worth()
         self._requests: list[Request] = []
         self._last = (0, False, 0)  # the last step's requests, whether it had windows, its tokens
 
@@ -150,7 +158,9 @@ class LeadingRank:
 
         return publish
 
-    def commit(self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float]) -> None:
+    def commit(
+        self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float], *, num_rows: int
+    ) -> None:
         """See `FollowingRank.commit`: look each outcome up among its branches, tell the draft, count.
 
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
@@ -158,7 +168,7 @@ class LeadingRank:
         self._last = (len(committed), any(windows), sum(map(len, committed)))
         hits: list[Branch | None] = [None] * len(committed)
         if self._worth is not None:
-            self._worth.verified(_num_rows(windows), times[1] - times[0])
+            self._worth.verified(num_rows, times[1] - times[0])
             self._client.least = self._worth.least
         if self._requests:
             hits = self._look_up(windows, committed)
@@ -239,11 +249,6 @@ def _metrics(counters: Counters) -> Any:
 
 def _tokens_of(req: Any) -> list[int]:
     return [*req.origin_input_ids, *req.output_ids]
-
-
-def _num_rows(windows: Windows) -> int:
-    """Of the verification: every request has as many as the longest window has nodes."""
-    return len(windows) * max(len(window) if window else 1 for window in windows)
 
 
 def _reached(window: Window | None, committed: Sequence[int]) -> int:

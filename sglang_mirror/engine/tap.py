@@ -52,8 +52,10 @@ class Tap:
                 ]
             )
         self._model = model
-        self._part: SimpleNamespace | None = None
-        self._num_tokens = 0
+        self._num_tokens: int | None = None
+        self._part = (
+            SimpleNamespace()
+        )  # of the head; an object of its own, as what is known of a head is kept on it
         self._layer, self._last = layers[exit_layer], layers[-1]
         self._parameters = list(inspect.signature(self._layer.forward).parameters)
         known = {"forward_batch", "hidden_states"} <= set(self._parameters)
@@ -87,14 +89,14 @@ class Tap:
             raise SettingsError(
                 [f"--mirror-exit-vocab {num_tokens}: {type(self._model).__name__}: {reason}; leave it out"]
             )
-        self._part, self._num_tokens = SimpleNamespace(), num_tokens
+        self._num_tokens = num_tokens
 
     def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
         """What the target's own norm and head make of hidden states [N, width]: [N, V]."""
         normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
         processor = self._model.logits_processor
         found: torch.Tensor
-        if self._part is not None:  # an object of its own, as what is known of a head is kept on it
+        if self._num_tokens is not None:
             self._part.weight = self._model.lm_head.weight[: self._num_tokens]
             found = processor._compute_lm_head(normed, self._part)
             return found

@@ -33,6 +33,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.model_runner = target_worker.model_runner
         self.server_args = server_args
         self.device = get_device().device
+        self._resizable = self.device == "cpu"  # elsewhere captured graphs have one shape
         spec = get_spec()
         self.speculative_num_steps = spec.speculative_num_steps
         self.speculative_num_draft_tokens = spec.speculative_num_draft_tokens
@@ -60,7 +61,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 shape=self._shape,
                 server_args=server_args,
                 vocab_size=self.model_runner.model_config.vocab_size,
-                resizable=self.device == "cpu",
+                resizable=self._resizable,
                 counters=self.counters,
             )
         # When the last decode step began, unless a prefill followed.
@@ -112,12 +113,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters.verify_ms += (ended - began) * 1000 + aside_ms
         if on_publish is not None:
             on_publish(result.new_seq_lens)
-        self._rank.commit(windows, committed, (began, ended))
+        self._rank.commit(windows, committed, (began, ended), num_rows=len(windows) * shape.num_nodes)
         return result
 
     def _shape_of(self, windows: Windows) -> WindowShape:
-        """As many nodes as the longest window has; elsewhere than on a CPU always one shape, the graphs'."""
-        if self.device != "cpu":
+        """As many nodes as the longest window has, where a verification can have fewer than all."""
+        if not self._resizable:
             return self._shape
         size = max((len(window) - 1 for window in windows if window), default=0)
         if not size:
