@@ -24,7 +24,7 @@ class Growing:
         agreement: how often the target agrees with the draft.
 
     Attributes:
-        forwards: that it has grown by.
+        forwards: that it has taken.
     """
 
     __slots__ = ("_growth", "_known", "_whole", "forwards", "shape")
@@ -56,13 +56,14 @@ class Growing:
     def extend(self) -> bool:
         """Take in what has been computed since; whether it is complete."""
         growth, known = self._growth, self._known
-        before = len(known)
+        told = False
         while ready := [number for number in growth.open if known[number].candidates is not None]:
             node = known[ready[0]]
             assert node.candidates is not None
             growth.expand(ready[0], node.candidates)
             self._know(node)
-        self.forwards += len(known) > before
+            told = True
+        self.forwards += told  # also by one that said no more than that the window had better end
         if growth.open and all(self._can_be_guessed(number) for number in growth.open):
             self._guess_the_rest()
         return growth.complete

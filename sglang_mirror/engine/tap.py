@@ -53,9 +53,8 @@ class Tap:
             )
         self._model = model
         self._num_tokens: int | None = None
-        self._part = (
-            SimpleNamespace()
-        )  # of the head; an object of its own, as what is known of a head is kept on it
+        # That part of the head: one object, on which the platform keeps what it knows of it.
+        self._part = SimpleNamespace()
         self._layer, self._last = layers[exit_layer], layers[-1]
         self._parameters = list(inspect.signature(self._layer.forward).parameters)
         known = {"forward_batch", "hidden_states"} <= set(self._parameters)

@@ -121,6 +121,18 @@ def test_windows_end_where_the_target_says() -> None:
     assert max(lengths[3]) == 5
 
 
+def test_the_forward_that_ends_a_window_counts() -> None:
+    playing = player()
+    playing.greet(A, hello(gamma=5, roots="none"))
+    playing.say(A, opening(1, 4))
+    playing.settle()
+    playing.say(A, Commit(commit(1, 5, 7).outcomes, -0.001))
+    playing.settle()
+    first, second = (m.work for m in playing.take(A) if isinstance(m, FreshWindow))
+    assert (first.windows, first.forwards) == (1, 5)
+    assert (second.windows, second.forwards) == (2, 5 + 2)  # its one token, and that no more pays
+
+
 def test_a_shared_forward_gives_each_target_its_own_number_of_candidates() -> None:
     playing = player()
     playing.greet(A, hello(gamma=2, kappa=1, roots="draft", budget=40))
