@@ -85,6 +85,7 @@ check: install
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

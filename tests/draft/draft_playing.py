@@ -11,6 +11,7 @@ from sglang_mirror.core.simulator import Models, Step
 from sglang_mirror.core.verify import follow
 from sglang_mirror.core.window import Window
 from sglang_mirror.draft.backends.base import Backend
+from sglang_mirror.draft.backends.scripted import Faults, ScriptedBackend, hash_script
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import DraftService
 from sglang_mirror.protocol.messages import (
@@ -31,6 +32,7 @@ from sglang_mirror.protocol.messages import (
 )
 
 VOCABULARY = "fingerprint"
+VOCAB = 61
 
 
 def hello(
@@ -85,6 +87,23 @@ class Player:
         taken = self.heard.get(target, [])
         self.heard[target] = []
         return taken
+
+
+def player(limits: Limits | None = None, **faults: float) -> Player:
+    backend = ScriptedBackend(hash_script(VOCAB), vocab_size=VOCAB, max_len=2000, faults=Faults(**faults))  # type: ignore[arg-type]
+    return Player(backend, limits)
+
+
+def opening(request: int, length: int, *, window: bool = True, generation: int = 0) -> Open:
+    return Open(Stamp(request, generation, length), "r", tuple(i % VOCAB for i in range(length)), window)
+
+
+def commit(request: int, length: int, *tokens: int, generation: int = 0) -> Commit:
+    return Commit((Outcome(Stamp(request, generation, length), tokens, 0),))
+
+
+def kinds(messages: list[Message]) -> list[str]:
+    return [type(message).__name__ for message in messages]
 
 
 @dataclass

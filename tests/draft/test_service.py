@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from sglang_mirror.core.roots import Candidates
@@ -16,40 +14,29 @@ from sglang_mirror.protocol.messages import (
     Beat,
     Branches,
     Close,
-    Commit,
     ExitCandidates,
     Failed,
     FreshWindow,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
     Stamp,
 )
-from tests.draft.draft_playing import VOCABULARY, Player, hello
+from tests.draft.draft_playing import (
+    VOCAB,
+    VOCABULARY,
+    Player,
+    commit,
+    hello,
+    kinds,
+    opening,
+    player,
+)
 
-VOCAB = 61
 A, B = b"a", b"b"
-
-
-def player(limits: Limits | None = None, **faults: float) -> Player:
-    backend = ScriptedBackend(hash_script(VOCAB), vocab_size=VOCAB, max_len=2000, faults=Faults(**faults))  # type: ignore[arg-type]
-    return Player(backend, limits)
-
-
-def opening(request: int, length: int, *, window: bool = True, generation: int = 0) -> Open:
-    return Open(Stamp(request, generation, length), "r", tuple(i % VOCAB for i in range(length)), window)
-
-
-def commit(request: int, length: int, *tokens: int, generation: int = 0) -> Commit:
-    return Commit((Outcome(Stamp(request, generation, length), tokens, 0),))
-
-
-def kinds(messages: list[Message]) -> list[str]:
-    return [type(message).__name__ for message in messages]
 
 
 @pytest.mark.parametrize(
@@ -100,37 +87,6 @@ def test_two_targets_with_their_own_settings_and_numbers() -> None:
     playing.settle()
     assert kinds(playing.take(A)) == ["Failed"]
     assert kinds(playing.take(B)) == ["FreshWindow"]
-
-
-def test_windows_end_where_the_target_says() -> None:
-    playing = player()
-    playing.greet(A, hello(gamma=5, roots="draft", budget=3))
-    playing.say(A, opening(1, 4))
-    playing.settle()
-    playing.take(A)
-    lengths = []
-    for length, least in ((5, -0.001), (6, -math.inf)):
-        playing.say(A, Commit(commit(1, length, 7).outcomes, least))
-        playing.settle()
-        said = playing.take(A)
-        lengths.append([len(m.tokens) for m in said if isinstance(m, FreshWindow)])
-        lengths.append([len(b.tokens) for m in said if isinstance(m, Branches) for b in m.branches])
-    assert lengths[0] == [1]
-    assert set(lengths[1]) == {1}
-    assert lengths[2] == [5]
-    assert max(lengths[3]) == 5
-
-
-def test_the_forward_that_ends_a_window_counts() -> None:
-    playing = player()
-    playing.greet(A, hello(gamma=5, roots="none"))
-    playing.say(A, opening(1, 4))
-    playing.settle()
-    playing.say(A, Commit(commit(1, 5, 7).outcomes, -0.001))
-    playing.settle()
-    first, second = (m.work for m in playing.take(A) if isinstance(m, FreshWindow))
-    assert (first.windows, first.forwards) == (1, 5)
-    assert (second.windows, second.forwards) == (2, 5 + 2)  # its one token, and that no more pays
 
 
 def test_a_shared_forward_gives_each_target_its_own_number_of_candidates() -> None:
