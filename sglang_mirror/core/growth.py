@@ -8,6 +8,7 @@ A child is worth less than its parent, so those nodes hang together, in whatever
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -40,6 +41,10 @@ class WindowShape:
     def num_nodes(self) -> int:
         """Nodes in all, the root included."""
         return self.size + 1
+
+    def of_size(self, size: int) -> WindowShape:
+        """The same with so few draft tokens; none of its paths is longer than all of them."""
+        return dataclasses.replace(self, depth=min(self.depth, size), size=size)
 
 
 def child_chances(candidates: Candidates, topk: int, agreement: Agreement) -> list[tuple[int, float]]:

@@ -1,17 +1,22 @@
-"""Whether to speculate: by measured tokens a second, for each size of batch.
+"""Whether to speculate: by measured tokens a second, for each kind of batch.
 
 A verification costs more than a plain step, and how much of it pays depends on the text, the temperature, the
 batch and the machine. So both ways are timed. The one in use is left for a short trial of the other now and
-then, and more and more seldom as long as trials confirm it.
+then, more and more seldom as long as trials confirm it, and soon when it falls behind what the other brought
+when it was last tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-FIRST_TRIAL, LONGEST_PAUSE = 64, 4096  # steps between trials
-TRIAL = 12  # steps
-SETTLING = 2  # of a trial, not counted: a draft that was left alone has to catch up
+# Steps between trials: the first come early, for until then nobody knows.
+FIRST_PAUSE, LONGEST_PAUSE, LONGER = 16, 1024, 4
+# Steps of a trial, by whether it speculates. A plain step's tokens don't vary; one with windows brings one to
+# a whole window, so it takes more of them to know.
+TRIAL = {False: 5, True: 12}
+# Of them not counted: a draft that was left alone has to catch up.
+SETTLING = {False: 1, True: 2}
 BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
 
@@ -33,63 +38,79 @@ class Rate:
 
 
 @dataclass(slots=True)
-class _Size:
-    """What is known of one size of batch."""
+class _Choice:
+    """What is known of one kind of batch."""
 
     speculating: bool = True
     usual: Rate = field(default_factory=Rate)
-    trial: Rate = field(default_factory=Rate)
+    other: Rate = field(default_factory=Rate)  # as it was when last tried
     since: int = 0  # steps since the last trial
-    pause: int = FIRST_TRIAL
+    pause: int = FIRST_PAUSE
     left: int = 0  # steps of the trial that runs
+
+    def begin_trial_if_due(self) -> None:
+        behind = self.other.value > BETTER * self.usual.value
+        if not self.left and self.since >= (FIRST_PAUSE if behind else self.pause):
+            self.left, self.other = TRIAL[not self.speculating], Rate()
+
+    @property
+    def speculates_next(self) -> bool:
+        return self.speculating != (self.left > 0)
 
     def learn(self, tokens: int, seconds: float) -> None:
         if not self.left:
             self.usual.add(tokens, seconds)
             self.since += 1
             return
+        tried = self.speculates_next
         self.left -= 1
-        if self.left < TRIAL - SETTLING:
-            self.trial.add(tokens, seconds)
+        if self.left < TRIAL[tried] - SETTLING[tried]:
+            self.other.add(tokens, seconds)
         if not self.left:
             self._decide()
 
     def _decide(self) -> None:
-        if self.trial.value > BETTER * self.usual.value:
-            self.speculating, self.usual, self.pause = not self.speculating, self.trial, FIRST_TRIAL
-        else:
-            self.pause = min(2 * self.pause, LONGEST_PAUSE)
-        self.trial, self.since = Rate(), 0
+        self.since, self.pause = 0, min(LONGER * self.pause, LONGEST_PAUSE)
+        if self.other.value > BETTER * self.usual.value:
+            self.speculating, self.pause = not self.speculating, LONGER * FIRST_PAUSE
+            self.usual, self.other = self.other, self.usual
 
 
 class Policy:
-    """Chooses step by step. Batches of alike sizes, to the next power of two, are judged together."""
+    """Chooses step by step. Batches of alike sizes, to the next power of two, are judged together.
+
+    Greedy and sampled ones are judged apart: how often the draft is right depends on nothing so much.
+    """
 
     def __init__(self) -> None:
-        self._sizes: dict[int, _Size] = {}
+        self._choices: dict[tuple[bool, int], _Choice] = {}
 
-    def choose(self, batch: int) -> bool:
-        """Whether to speculate in the next step of `batch` requests."""
-        size = self._of(batch)
-        if not size.left and size.since >= size.pause:
-            size.left = TRIAL
-        return size.speculating != (size.left > 0)
+    def choose(self, batch: int, *, sampled: bool) -> bool:
+        """Whether to speculate in the next step of `batch` requests, `sampled` if any of them is."""
+        choice = self._of(batch, sampled)
+        choice.begin_trial_if_due()
+        return choice.speculates_next
 
-    def learn(self, batch: int, *, speculated: bool, tokens: int, seconds: float) -> None:
+    def learn(self, batch: int, *, sampled: bool, speculated: bool, tokens: int, seconds: float) -> None:
         """What a step brought.
 
         Args:
             batch: its requests.
+            sampled: whether any of them draws its tokens.
             speculated: whether it had windows; a step that was to and had none tells nothing.
             tokens: committed, of all requests.
             seconds: until the next step began.
         """
-        if speculated == self.choose(batch):
-            self._of(batch).learn(tokens, seconds)
+        choice = self._of(batch, sampled)
+        if speculated == choice.speculates_next:
+            choice.learn(tokens, seconds)
 
-    def report(self) -> dict[str, bool]:
-        """Whether batches up to each size that was met are speculated for."""
-        return {str(size): found.speculating for size, found in sorted(self._sizes.items())}
+    def report(self) -> dict[str, dict[str, bool]]:
+        """Whether batches up to each size that was met are speculated for, greedy and sampled ones."""
+        found: dict[str, dict[str, bool]] = {"greedy": {}, "sampled": {}}
+        for (sampled, size), choice in sorted(self._choices.items()):
+            found["sampled" if sampled else "greedy"][str(size)] = choice.speculating
+        return found
 
-    def _of(self, batch: int) -> _Size:
-        return self._sizes.setdefault(1 << (batch - 1).bit_length(), _Size())
+    def _of(self, batch: int, sampled: bool) -> _Choice:
+        return self._choices.setdefault((sampled, 1 << (batch - 1).bit_length()), _Choice())

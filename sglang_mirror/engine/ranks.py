@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,6 +31,15 @@ LOCKSTEP_WAIT_MS = 5000.0
 Windows = list[Window | None]
 
 
+class _Step(NamedTuple):
+    """A decode step; how long it took is known when the next begins."""
+
+    batch: int = 0  # requests
+    sampled: bool = False  # whether any of them draws its tokens
+    speculated: bool = False  # whether any had a window
+    tokens: int = 0  # committed
+
+
 class FollowingRank:
     """A rank that hears from the first one what to verify, and leaves everything else to it.
 
@@ -47,7 +56,7 @@ class FollowingRank:
     def open(self, reqs: Sequence[Any]) -> None:
         """Requests are being prefilled."""
 
-    def windows(self, _reqs: Sequence[Any], _cycle_s: float | None) -> Windows:
+    def windows(self, _reqs: Sequence[Any], _cycle_s: float | None, *, sampled: bool) -> Windows:  # noqa: ARG002
         """Each request's window, None where it has none."""
         found: Windows = self._group.broadcast_object(None, src=0)
         return found
@@ -117,7 +126,8 @@ class LeadingRank:
         self._policy = None if traced or config.speculate == "always" else Policy()
         self._worth = None if traced or not resizable or config.window_end == "full" else Worth()
         self._requests: list[Request] = []
-        self._last = (0, False, 0)  # the last step's requests, whether it had windows, its tokens
+        self._sampled = False  # whether the running step draws tokens
+        self._last = _Step()
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
@@ -130,18 +140,19 @@ class LeadingRank:
             self._client.open(req.rid, _tokens_of(req))
             self._prefilled[req.rid] = req
 
-    def windows(self, reqs: Sequence[Any], cycle_s: float | None) -> Windows:
+    def windows(self, reqs: Sequence[Any], cycle_s: float | None, *, sampled: bool) -> Windows:
         """See `FollowingRank.windows`; waits for those that can be expected.
 
         Args:
             reqs: of the batch.
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
+            sampled: whether any of them draws its tokens.
         """
         if cycle_s is not None:
             self._learn(cycle_s)
-        self._requests = []
+        self._requests, self._sampled = [], sampled
         ours: Windows = [None] * len(reqs)
-        if self._policy is None or self._policy.choose(len(reqs)):
+        if self._policy is None or self._policy.choose(len(reqs), sampled=sampled):
             self._requests = [self._request_of(req) for req in reqs]
             if self._config.miss == "wait":
                 self._client.collect(self._requests, self._config.miss_wait_ms)
@@ -165,7 +176,7 @@ class LeadingRank:
 
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
         """
-        self._last = (len(committed), any(windows), sum(map(len, committed)))
+        self._last = _Step(len(committed), self._sampled, any(windows), sum(map(len, committed)))
         hits: list[Branch | None] = [None] * len(committed)
         if self._worth is not None:
             self._worth.verified(num_rows, times[1] - times[0])
@@ -178,11 +189,10 @@ class LeadingRank:
             self._write_trace(windows, committed, hits, times)
 
     def _learn(self, cycle_s: float) -> None:
-        batch, speculated, tokens = self._last
         if self._policy is not None:
-            self._policy.learn(batch, speculated=speculated, tokens=tokens, seconds=cycle_s)
-        if self._worth is not None and speculated:
-            self._worth.stepped(tokens, cycle_s)
+            self._policy.learn(seconds=cycle_s, **self._last._asdict())
+        if self._worth is not None and self._last.speculated:
+            self._worth.stepped(self._last.tokens, cycle_s)
 
     def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
         if self._config.lockstep:

@@ -6,7 +6,6 @@ next, look the outcome up among its branches, say what was committed.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -102,7 +101,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         return result
 
     def _decode(self, batch: Any, on_publish: Any, grammar_barrier: Any) -> Any:
-        windows = self._rank.windows(batch.reqs, self._cycle_s())
+        sampled = not batch.sampling_info.is_all_greedy
+        windows = self._rank.windows(batch.reqs, self._cycle_s(), sampled=sampled)
         shape = self._shape_of(windows)
         laid = lay_out(windows, shape)
         self._verifier.prepare(batch, laid, shape)
@@ -121,11 +121,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if not self._resizable:
             return self._shape
         size = max((len(window) - 1 for window in windows if window), default=0)
-        if not size:
-            return WindowShape.chain(0)
-        if self._shape.topk == 1:
-            return WindowShape.chain(size)
-        return dataclasses.replace(self._shape, size=size)
+        return self._shape.of_size(size) if size else WindowShape.chain(0)
 
     def _cycle_s(self) -> float | None:
         """Seconds since the last decode step began; None after a prefill."""

@@ -41,7 +41,7 @@ def rounds_until(server: Server, expected: list[str], happened: Callable[[dict[s
 
 def speculating(said: dict[str, Any]) -> bool | None:
     """Whether single requests have windows; None before it is known."""
-    found: bool | None = said["speculating"].get("1")
+    found: bool | None = said["speculating"]["greedy"].get("1")
     return found
 
 

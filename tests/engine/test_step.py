@@ -36,11 +36,13 @@ def grown(rng: random.Random, shape: WindowShape, size: int) -> Window:
         WindowShape(4, 3, 8),
         WindowShape(7, 4, 15),
         WindowShape(3, 4, 9),
+        *(WindowShape(10, 4, 15).of_size(size) for size in (1, 2, 4, 9, 12)),
     ],
 )
 def test_the_builder_gives_the_tree_back(shape: WindowShape) -> None:
     rng = random.Random(repr(shape))
     n = shape.num_nodes
+    assert n > shape.depth, "SGLang writes a path of depth + 1 nodes into a window's n"
     windows = [grown(rng, shape, rng.randint(2, n)) for _ in range(20)]
     laid = lay_out(windows, shape)
     batch = len(windows)
