@@ -18,6 +18,7 @@ from sglang_mirror.draft.backends.base import Segment
 from sglang_mirror.draft.backends.load import load_torch
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
 from sglang_mirror.draft.backends.streams import FILE
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.draft.growing import Growing
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.errors import DraftError
@@ -43,6 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def all_streams(backend: TorchBackend, segments: Sequence[Segment]) -> torch.Tensor:
+    """Logits of all streams of all wanted rows [w, 1 + count, V], the main stream's first."""
+    rows, first = list[int](), 0
+    for segment in segments:
+        rows += [first + row for row in segment.wanted]
+        first += len(segment.tokens)
+    return torch.cat((backend.logits(segments)[:, None], backend.ahead(rows)), 1)
+
+
 def test_the_loop_is_what_was_trained(folder: Path) -> None:
     """On a tree with forks, in the middle of a text, two requests in one forward."""
     backend = load_torch(str(folder), device="cpu", dtype="float32", threads=1)
@@ -60,7 +70,8 @@ def test_the_loop_is_what_was_trained(folder: Path) -> None:
         tokens, places = [text[-1], a, b, c], [first, first + 1, first + 1, first + 2]
         segments.append(Segment(cache, tokens, places, first, first, [1, 3, 5, 11], [0, 1, 3]))
         paths += [text, [*text, a], [*text, a, c]]
-    found = backend.logits(segments)
+    found = all_streams(backend, segments)
+    torch.testing.assert_close(backend.ahead([1, 7]), found[[1, 5], 1:])
     for row, path in enumerate(paths):
         with torch.inference_mode():
             wanted = trained(torch.tensor([path]))[0, :, -1]
@@ -76,7 +87,7 @@ def test_enlarged_it_says_the_same(folder: Path, tmp_path: Path, shape: str) -> 
         backend = load_torch(str(each), device="cpu", dtype="float32", threads=1)
         seen = [(2 << row) - 1 for row in range(len(text))]
         segment = Segment(backend.new_cache(), text, range(len(text)), 0, 0, seen, range(len(text)))
-        said.append(backend.logits([segment])[..., :4096])
+        said.append(all_streams(backend, [segment])[..., :4096])
     torch.testing.assert_close(said[1], said[0], atol=2e-3, rtol=2e-3)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -26,10 +26,8 @@ class _Part:
     start: int
     num_slots: int
     cache: TensorCache
-    wanted: list[int]  # of its rows, from 0
     mask: torch.Tensor | None  # [n, num_slots], 0 or HIDDEN; None if a single row sees everything
     windowed: torch.Tensor | None  # the same under the sliding window, where that hides anything
-    ahead: dict[bool, torch.Tensor] = field(default_factory=dict)  # of the streams; whether windowed
 
     def mask_for(self, *, sliding: bool) -> torch.Tensor | None:
         return self.windowed if sliding and self.windowed is not None else self.mask
@@ -66,9 +64,7 @@ class TreeAttention:
             mask = _mask(segment, dtype, device)
             windowed = _windowed(segment, cache, mask, sliding_window)
             num_slots = segment.start + len(segment.tokens)
-            self._parts.append(
-                _Part(first, last, segment.start, num_slots, cache, list(segment.wanted), mask, windowed)
-            )
+            self._parts.append(_Part(first, last, segment.start, num_slots, cache, mask, windowed))
             first = last
 
     def __call__(
@@ -108,7 +104,29 @@ class TreeAttention:
             outputs.append(_attend(rows, keys, values, mask, scale=scale, softcap=softcap).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def streams(
+    def streams(self, rows: Sequence[int], count: int) -> StreamAttention:
+        """For `count` streams of each of these rows of the forward [s], ascending."""
+        return StreamAttention(self._parts, rows, count)
+
+
+class StreamAttention:
+    """Attention of the streams of some rows, whose keys and values a layer has been given already.
+
+    A stream sees what its row sees, the streams of that row before it, and itself; nothing is kept.
+
+    Args:
+        parts: the forward's requests.
+        rows: of the forward, ascending.
+        count: streams a row.
+    """
+
+    def __init__(self, parts: Sequence[_Part], rows: Sequence[int], count: int) -> None:
+        self._count = count
+        ours = [(part, [row - part.first for row in rows if part.first <= row < part.last]) for part in parts]
+        self._parts = [(part, each) for part, each in ours if each]
+        self._masks: dict[bool, list[torch.Tensor]] = {}  # every layer of a kind sees the same
+
+    def __call__(
         self,
         layer: int,
         query: torch.Tensor,
@@ -118,45 +136,43 @@ class TreeAttention:
         scale: float,
         sliding: bool = False,
     ) -> torch.Tensor:
-        """Attend for the streams of the wanted rows, whose layer `layer` has been called for the main rows.
-
-        A stream sees what its row sees, the streams of that row before it, and itself; nothing is kept.
+        """Attend.
 
         Args:
             layer: whose KV is seen.
-            query: [heads, w * count, head dim], row by row.
+            query: [heads, s * count, head dim], row by row.
             key: likewise, of the KV heads.
             value: likewise.
             scale: of the scores.
             sliding: whether this layer sees only its sliding window.
 
         Returns:
-            [w * count, heads, head dim].
+            [s * count, heads, head dim].
         """
-        count = query.shape[1] // sum(len(part.wanted) for part in self._parts)
+        if sliding not in self._masks:
+            self._masks[sliding] = [
+                _stream_mask(part.mask_for(sliding=sliding), part.num_slots, rows, self._count, query)
+                for part, rows in self._parts
+            ]
         outputs, first = [], 0
-        for part in self._parts:
-            num_rows = len(part.wanted) * count
-            if not num_rows:
-                continue
+        for (part, rows), seen in zip(self._parts, self._masks[sliding], strict=True):
+            num_rows = len(rows) * self._count
             ours = [each.narrow(1, first, num_rows) for each in (query, key, value)]
             first += num_rows
             keys = torch.cat((part.cache.keys[layer].narrow(1, 0, part.num_slots), ours[1]), 1)
             values = torch.cat((part.cache.values[layer].narrow(1, 0, part.num_slots), ours[2]), 1)
-            if sliding not in part.ahead:  # every layer of a kind sees the same
-                part.ahead[sliding] = _stream_mask(part, part.mask_for(sliding=sliding), count, query)
-            seen = part.ahead[sliding]
             outputs.append(_attend(ours[0], keys, values, seen, scale=scale, softcap=None).transpose(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _stream_mask(part: _Part, mask: torch.Tensor | None, count: int, like: torch.Tensor) -> torch.Tensor:
-    """[w * count, num_slots + w * count]: 0 where a stream sees, HIDDEN where not."""
-    num_wanted = len(part.wanted)
-    text = like.new_zeros(num_wanted, part.num_slots) if mask is None else mask[part.wanted]
+def _stream_mask(
+    mask: torch.Tensor | None, num_slots: int, rows: list[int], count: int, like: torch.Tensor
+) -> torch.Tensor:
+    """[s * count, num_slots + s * count]: 0 where a stream of one of these rows sees, HIDDEN where not."""
+    text = like.new_zeros(len(rows), num_slots) if mask is None else mask[rows]
     block = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
-    own = like.new_full((num_wanted, count, num_wanted, count), HIDDEN)
-    places = torch.arange(num_wanted, device=like.device)
+    own = like.new_full((len(rows), count, len(rows), count), HIDDEN)
+    places = torch.arange(len(rows), device=like.device)
     own[places, :, places, :] = block
     return torch.cat((text.repeat_interleave(count, 0), own.flatten(2).flatten(0, 1)), 1)
 

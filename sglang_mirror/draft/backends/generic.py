@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class GenericModel:
         )
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def ahead(self, rows: Sequence[int]) -> torch.Tensor:
+        raise NotImplementedError("a model that is run as it is has no streams")
 
 
 def _attend(

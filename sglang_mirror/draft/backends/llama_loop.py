@@ -6,7 +6,7 @@ with rotary embedding, optional biases and optional norms of q and k, RMSNorm, S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,9 @@ class LlamaLoop:
         self._table = self.rope_table(FIRST_POSITIONS)
         self._streams = streams
         self.num_streams = len(streams.embeddings) if streams else 0
+        self._first_with_streams = len(self.layers) - (streams.num_layers if streams else 0)
+        # Where the streams leave the main one: its state [rows, width], positions [rows], attention.
+        self._forks: tuple[torch.Tensor, torch.Tensor, TreeAttention] | None = None
 
     def logits(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
@@ -113,30 +116,31 @@ class LlamaLoop:
         while attention.last_position + self.num_streams >= self._table.shape[0]:
             self._table = self.rope_table(2 * self._table.shape[0])
         rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
-        first_with_streams = len(self.layers) - (self._streams.num_layers if self._streams else 0)
-        ahead = ahead_rope = None
         for index, layer in enumerate(self.layers):
-            if index == first_with_streams and wanted.shape[0]:
-                ahead, ahead_rope = self._begin_streams(hidden.index_select(0, wanted), positions[wanted])
+            if index == self._first_with_streams:
+                self._forks = hidden, positions, attention
             hidden = self._block(index, layer, hidden, rope, attention)
-            if ahead is not None:
-                ahead = self._block(index, layer, ahead, ahead_rope, attention.streams)
         if wanted.shape[0] != hidden.shape[0]:
             hidden = hidden.index_select(0, wanted)
-        if ahead is None:
-            return self.head(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps))
-        rows = torch.cat((hidden[:, None], ahead.unflatten(0, (-1, self.num_streams))), 1).flatten(0, 1)
-        logits = self.head(F.rms_norm(rows, rows.shape[-1:], self.norm, self.eps))
-        return logits.unflatten(0, (-1, 1 + self.num_streams))
+        return self._logits_of(hidden)
 
-    def _begin_streams(
-        self, main: torch.Tensor, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of wanted rows [w, width] and their positions [w]: the streams' rows and their rope, w * count."""
+    def ahead(self, rows: Sequence[int]) -> torch.Tensor:
+        """As `TreeModel.ahead`."""
         assert self._streams is not None
-        rows = main[:, None] + self._streams.embeddings  # [w, count, width]
-        places = positions[:, None] + torch.arange(1, self.num_streams + 1, device=positions.device)
-        return rows.flatten(0, 1), self._table.index_select(0, places.flatten())
+        assert self._forks is not None
+        hidden, positions, attention = self._forks
+        chosen = torch.tensor(rows, device=hidden.device)
+        places = torch.arange(1, self.num_streams + 1, device=hidden.device)
+        places = (positions.index_select(0, chosen)[:, None] + places).flatten()
+        rope = self._table.index_select(0, places)
+        seen = attention.streams(rows, self.num_streams)
+        streams = (hidden.index_select(0, chosen)[:, None] + self._streams.embeddings).flatten(0, 1)
+        for index in range(self._first_with_streams, len(self.layers)):
+            streams = self._block(index, self.layers[index], streams, rope, seen)
+        return self._logits_of(streams).unflatten(0, (-1, self.num_streams))
+
+    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps))
 
     def _block(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.attention import TreeAttention
 from sglang_mirror.draft.backends.base import Said, Segment
+from sglang_mirror.draft.backends.confirmed import last_confirmed
 from sglang_mirror.draft.backends.kv_cache import KVShape, TensorCache
 
 
@@ -25,11 +27,10 @@ class TreeModel(Protocol):
     def logits(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows].
+        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
 
-        Returns:
-            [w, V], of a streaming draft [w, 1 + num_streams, V], the main stream's first.
-        """
+    def ahead(self, rows: Sequence[int]) -> torch.Tensor:
+        """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
 
 
 class TorchBackend:
@@ -65,7 +66,7 @@ class TorchBackend:
         return TensorCache(self._shape)
 
     def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Logits of all wanted rows, segment by segment, as `TreeModel.logits`; every row's KV is written."""
+        """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written."""
         device = self._shape.device
         tokens: list[int] = []
         positions: list[int] = []
@@ -82,18 +83,45 @@ class TorchBackend:
             last = torch.tensor(wanted, dtype=torch.long, device=device)
             return self._runner.logits(rows[0], rows[1], attention, last)
 
-    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+    def ahead(self, rows: Sequence[int]) -> torch.Tensor:
+        """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
         with torch.inference_mode():
-            logits = self.logits(segments)[..., : self._num_tokens].flatten(0, -2)
-            count = min(num_candidates, self._num_tokens)
-            tokens, logprobs = _most_probable(torch.log_softmax(logits, -1, dtype=torch.float32), count)
-        pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
-        found = iter([Candidates(tuple(ids), tuple(values)) for ids, values in pairs])
-        num_streams = self._runner.num_streams
+            return self._runner.ahead(rows)
+
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+        count = min(num_candidates, self._num_tokens)
+        following = iter(self._candidates(self.logits(segments), count))
+        found = [[next(following) for _ in segment.wanted] for segment in segments]
+        guesses = (
+            self._guesses(segments, found, count) if self._runner.num_streams else [{} for _ in segments]
+        )
         return [
-            [Said(next(found), tuple(next(found) for _ in range(num_streams))) for _ in segment.wanted]
-            for segment in segments
+            [Said(said, ahead.get(place, ())) for place, said in enumerate(ours)]
+            for ours, ahead in zip(found, guesses, strict=True)
         ]
+
+    def _guesses(
+        self, segments: Sequence[Segment], found: Sequence[Sequence[Candidates]], count: int
+    ) -> list[dict[int, tuple[Candidates, ...]]]:
+        """What the streams say, for each segment by place among its wanted rows."""
+        places = [last_confirmed(segment, ours) for segment, ours in zip(segments, found, strict=True)]
+        rows, first = list[int](), 0
+        for segment, asked in zip(segments, places, strict=True):
+            rows += [first + segment.wanted[place] for place in asked]
+            first += len(segment.tokens)
+        said = iter(self._candidates(self.ahead(rows).flatten(0, 1), count) if rows else ())
+        return [
+            {place: tuple(itertools.islice(said, self._runner.num_streams)) for place in asked}
+            for asked in places
+        ]
+
+    def _candidates(self, logits: torch.Tensor, count: int) -> list[Candidates]:
+        """The most probable tokens of each of [rows, V]."""
+        with torch.inference_mode():
+            kept = logits[:, : self._num_tokens]
+            tokens, logprobs = _most_probable(torch.log_softmax(kept, -1, dtype=torch.float32), count)
+        pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
+        return [Candidates(tuple(ids), tuple(values)) for ids, values in pairs]
 
 
 def _most_probable(logprobs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
