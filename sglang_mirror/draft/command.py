@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows of a request's branches once the early exit has spoken (default: "
         f"{ROWS_AFTER_SIGNAL_ON_CPU} on a CPU, elsewhere all)",
     )
+    add(
+        "--streamed-branches",
+        action=argparse.BooleanOptionalAction,
+        help="compute a streaming draft's guesses in branches too, not only in windows that are waited for "
+        "(default: not on a CPU, where each guess costs a row)",
+    )
     add("--prefill-rows", type=int, default=128, help="prompt tokens in one forward (default: %(default)s)")
     add("--trace", type=Path, help="write every forward to this file, one JSON object a line")
 
@@ -133,7 +139,13 @@ def _prepare(args: argparse.Namespace) -> DraftServer:
     after_signal = args.rows_after_signal
     if after_signal is None and backend.device == "cpu":
         after_signal = ROWS_AFTER_SIGNAL_ON_CPU
-    limits = Limits(rows=args.rows, rows_after_signal=after_signal, prefill_rows=args.prefill_rows)
+    streamed = args.streamed_branches
+    limits = Limits(
+        rows=args.rows,
+        rows_after_signal=after_signal,
+        streamed_branches=backend.device != "cpu" if streamed is None else streamed,
+        prefill_rows=args.prefill_rows,
+    )
     return DraftServer(channel, backend, vocabulary, limits=limits, trace=trace, parent=parent)
 
 

@@ -22,15 +22,19 @@ class Growing:
         root: the node.
         shape: bounds of the window.
         agreement: how often the target agrees with the draft.
+        streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
 
     Attributes:
         forwards: that it has taken.
     """
 
-    __slots__ = ("_growth", "_known", "_whole", "forwards", "shape")
+    __slots__ = ("_growth", "_known", "_streamed", "_whole", "forwards", "shape")
 
-    def __init__(self, root: Node, shape: WindowShape, agreement: Agreement) -> None:
+    def __init__(
+        self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool = True
+    ) -> None:
         self.shape, self.forwards = shape, 0
+        self._streamed = root.streamed = streamed
         self._growth = Growth(root.token, shape, agreement)
         self._known = [root]  # by the growth's numbers
         self._whole: Window | None = None  # once it is complete
@@ -69,7 +73,9 @@ class Growing:
         return growth.complete
 
     def _know(self, node: Node) -> None:
-        self._known += [node.child(found.token) for found in self._growth.nodes[len(self._known) :]]
+        for found in self._growth.nodes[len(self._known) :]:
+            self._known.append(node.child(found.token))
+            self._known[-1].streamed = self._streamed
 
     def _can_be_guessed(self, number: int) -> bool:
         """Whether streams reach from the node before it to the window's depth."""

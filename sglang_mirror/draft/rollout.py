@@ -38,6 +38,7 @@ class RolloutSettings:
     kappa: int
     roots: RootMode
     root_budget: int
+    streamed_branches: bool = True  # as `scheduler.Limits`
 
 
 @dataclass(slots=True)
@@ -140,10 +141,8 @@ class Rollout:
         ended = _extended([self.window])
         if not self.window.complete:
             return ended
-        if self._by_draft is None and self._first:
-            self._by_draft = chances(self.window.window(), self._own_candidates(), self._agreements.draft)
-        if self._by_draft is not None and not self._chosen[1]:
-            self._choose_from_own(self._by_draft)
+        if not self._chosen[1]:
+            self._choose_from_own()
         if self._chosen[1] and self._signal is not None and not self._chosen[2]:
             self._choose_from_signal(self._signal)
         return ended + _extended([branch.growing for branch in self.branches.values()])
@@ -197,9 +196,6 @@ class Rollout:
         self._reported = sent
         return sent
 
-    def _own_candidates(self) -> list[Candidates]:
-        return [node.candidates or NOTHING_KNOWN for node in self.window.nodes]
-
     def _choose(self, said: Chances, candidates: Sequence[Candidates], budget: int, source: Source) -> None:
         taken = self.branches.keys()
         roots = choose_roots(self.window.window(), said, candidates, budget=budget, taken=taken)
@@ -208,7 +204,8 @@ class Rollout:
 
     def _start(self, node: int, token: int, source: Source) -> None:
         root = self.window.nodes[node].child(token)
-        growing = Growing(root, self.settings.shape, self._agreements.draft)
+        settings = self.settings
+        growing = Growing(root, settings.shape, self._agreements.draft, streamed=settings.streamed_branches)
         self.branches[node, token] = Prepared(node, source, growing)
 
     def _choose_from_signal(self, candidates: Sequence[Candidates]) -> None:
@@ -223,19 +220,22 @@ class Rollout:
 
         self.branches = {outcome: self.branches[outcome] for outcome in sorted(self.branches, key=cost)}
 
-    def _choose_from_own(self, said: Chances) -> None:
-        """Phase 1. Before the leaves have candidates, start the roots that these cannot displace.
+    def _choose_from_own(self) -> None:
+        """Phase 1. Before the last nodes have candidates, start the roots that these cannot displace.
 
         The m-th most probable token after a leaf has at most probability 1/m, so of its tokens no more than
         exp(reach - value) can be worth more than a root of that value. It saves most branches a forward.
+        How probably the path comes to a leaf behind nodes that only the streams have spoken of, they say.
         """
-        own = self._own_candidates()
-        unknown = [place for place, node in enumerate(self.window.nodes) if node.candidates is None]
+        nodes = self.window.nodes
+        unknown = [place for place, node in enumerate(nodes) if node.candidates is None]
+        if unknown and self.branches:
+            return
+        said = chances(self.window.window(), [_expected(node) for node in nodes], self._agreements.draft)
+        self._by_draft, own = said, [node.candidates or NOTHING_KNOWN for node in nodes]
         if not unknown:
             self._choose(said, own, self._first - len(self.branches), "draft")
             self._chosen[1] = True
-            return
-        if self.branches:
             return
         roots = choose_roots(self.window.window(), said, own, budget=self._first)
         for rank, root in enumerate(roots):
@@ -251,6 +251,16 @@ def _extended(windows: Sequence[Growing | Standing]) -> list[Growing]:
     """Let those that are not at their end grow; those that then are."""
     growing = [window for window in windows if isinstance(window, Growing) and not window.complete]
     return [window for window in growing if window.extend()]
+
+
+def _expected(node: Node) -> Candidates:
+    """The draft's next tokens after a node; until they are known, what its streams guessed."""
+    steps, above = 0, node
+    while above.candidates is None and above.parent is not None:
+        steps, above = steps + 1, above.parent
+    if not steps:
+        return above.candidates or NOTHING_KNOWN
+    return above.ahead[steps - 1] if steps <= len(above.ahead) else NOTHING_KNOWN
 
 
 def _at_least(margin: float, most: int) -> int:

@@ -24,6 +24,9 @@ class Limits:
             it verifies nothing yet, and a forward of 1 row takes 0.3 ms where one of 8 rows takes 0.5.
         rows_after_signal: rows of a request's branches once the early exit has said which are likely: little
             time is left then, and fewer rows are sooner computed. None: all of them.
+        streamed_branches: whether a streaming draft's guesses are computed along in branches too, not only in
+            a window. Right or wrong, each is a row, and where rows cost time the forwards that they save cost
+            less.
         prefill_rows: prompt tokens, while there is nothing else to compute.
         shared_prefill_rows: prompt tokens, in a forward with rollouts.
         forwards_between_prefills: while a target waits for a window, forwards without prompt tokens after
@@ -33,6 +36,7 @@ class Limits:
     rows: int = 64
     rows_while_awaited: int = 8
     rows_after_signal: int | None = None
+    streamed_branches: bool = True
     prefill_rows: int = 128
     shared_prefill_rows: int = 64
     forwards_between_prefills: int = 8

@@ -67,7 +67,9 @@ class DraftService:
         self._backend = backend
         self._vocabulary = vocabulary
         self._say = say
-        self._scheduler = Scheduler(backend, limits or Limits(), trace or Trace())
+        limits = limits or Limits()
+        self._streamed_branches = limits.streamed_branches
+        self._scheduler = Scheduler(backend, limits, trace or Trace())
         self._targets: dict[bytes, Target] = {}
         self._failures = 0
 
@@ -145,7 +147,9 @@ class DraftService:
         self._targets[identity] = Target(
             identity=identity,
             name=hello.target,
-            settings=RolloutSettings(hello.shape, hello.kappa, hello.roots, hello.root_budget),
+            settings=RolloutSettings(
+                hello.shape, hello.kappa, hello.roots, hello.root_budget, self._streamed_branches
+            ),
             beat_s=beat_s,
             last_heard_s=now_s,
             next_beat_s=now_s + beat_s,

@@ -142,6 +142,7 @@ class Session:
             prefix=first,
             seen=[(2 << row) - 1 for row in range(count)],
             wanted=() if tree.num_pending else (count - 1,),
+            streamed=() if tree.num_pending else (count - 1,),
         )
 
     def rows(self, tips: Sequence[Node]) -> tuple[Segment, list[Node]]:
@@ -154,6 +155,8 @@ class Session:
         for node in nodes:
             tree.place(node)
         text_bits = (1 << num_text) - 1
+        asked = [tree.root, *nodes] if num_text else nodes
+        wanted = range(max(num_text - 1, 0), num_text + len(nodes))
         segment = Segment(
             cache=self.cache,
             tokens=[*text.tokens, *(node.token for node in nodes)],
@@ -161,9 +164,10 @@ class Session:
             start=start,
             prefix=text.prefix,
             seen=[*text.seen, *(node.seen << num_text | text_bits for node in nodes)],
-            wanted=range(max(num_text - 1, 0), num_text + len(nodes)),
+            wanted=wanted,
+            streamed=[row for row, node in zip(wanted, asked, strict=True) if node.streamed],
         )
-        return segment, [tree.root, *nodes] if num_text else nodes
+        return segment, asked
 
     def prefill_targets(self) -> list[Node]:
         """The nodes whose candidates the last prefill chunk gave."""

@@ -24,11 +24,12 @@ class Node:
         slot: where its KV is; NOT_COMPUTED until a forward has had it.
         seen: the tree slots it attends to, its own included: bit i stands for slot `base + i`.
         candidates: the draft's next tokens after it, once computed and asked for.
-        ahead: of a streaming draft, its candidates for the tokens after the next, one a stream.
+        streamed: whether a streaming draft is asked for more than the next token.
+        ahead: what it says then: candidates for the tokens after the next, one a stream.
         children: by token.
     """
 
-    __slots__ = ("ahead", "candidates", "children", "parent", "position", "seen", "slot", "token")
+    __slots__ = ("ahead", "candidates", "children", "parent", "position", "seen", "slot", "streamed", "token")
 
     def __init__(self, token: int, parent: Node | None, position: int) -> None:
         self.token = token
@@ -37,6 +38,7 @@ class Node:
         self.slot = NOT_COMPUTED
         self.seen = 0
         self.candidates: Candidates | None = None
+        self.streamed = True
         self.ahead: tuple[Candidates, ...] = ()
         self.children: dict[int, Node] = {}
 

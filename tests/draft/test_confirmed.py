@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -20,7 +21,7 @@ def forward(tokens: Sequence[int], above: Sequence[int], *, start: int = 7, firs
     return Segment(
         cache=None,  # type: ignore[arg-type]  # nothing is computed
         tokens=tokens, positions=range(len(tokens)), start=start, prefix=prefix, seen=seen,
-        wanted=range(first, len(tokens)),
+        wanted=range(first, len(tokens)), streamed=range(first, len(tokens)),
     )  # fmt: skip
 
 
@@ -47,6 +48,11 @@ def test_of_several_paths_each_has_its_own() -> None:
 def test_rows_that_nobody_asked_for_are_left_out() -> None:
     segment = forward([4, 5, 6], [-1, 0, 1], start=3, first=1)
     assert last_confirmed(segment, [Candidates((6,), (-0.1,)), Candidates((1,), (-0.1,))]) == [1]
+
+
+def test_only_rows_that_are_to_be_streamed() -> None:
+    segment = dataclasses.replace(forward([4, 5, 6], [-1, -1, 1]), streamed=[0])
+    assert last_confirmed(segment, [Candidates((token,), (-0.1,)) for token in (1, 6, 1)]) == [0]
 
 
 def test_nothing_said_confirms_nothing() -> None:

@@ -20,6 +20,7 @@ from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
 from sglang_mirror.draft.backends.streams import FILE
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.draft.growing import Growing
+from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.messages import Branches, FreshWindow, Open, Stamp
@@ -163,6 +164,23 @@ def test_branches_come_too() -> None:
     branches = [each for message in said if isinstance(message, Branches) for each in message.branches]
     assert len({(each.node, each.token) for each in branches}) == 6
     assert max(len(each.tokens) for each in branches) == 7
+
+
+def test_branches_may_do_without_guesses() -> None:
+    """Where rows cost time: as many rows and forwards as a plain draft's branches have, behind its window."""
+    gamma, said = 5, list[list[object]]()
+    rows = []
+    for streams in ({}, {"ahead": ahead(10**9)}):
+        backend = ScriptedBackend(SCRIPT, vocab_size=VOCAB, **streams)  # type: ignore[arg-type]
+        player = Player(backend, Limits(streamed_branches=False))
+        player.greet(b"t", hello(gamma=gamma, roots="draft", budget=6))
+        player.say(b"t", Open(Stamp(0, 0, 3), "r", (1, 2, 3), True))
+        player.settle()
+        branches = [m for m in player.take(b"t") if isinstance(m, Branches)]
+        said.append([(each.node, each.token, each.tokens) for m in branches for each in m.branches])
+        rows.append(backend.num_rows)
+    assert sorted(said[0]) == sorted(said[1])
+    assert rows[0] == rows[1]
 
 
 def test_guesses_of_a_growing_window() -> None:

@@ -1,12 +1,13 @@
-"""A streaming draft behind a real server: the text is plain decoding's, and windows take fewer forwards."""
+"""Streaming drafts and trees behind real servers: plain decoding's text, and windows of fewer forwards."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from sglang_mirror.bench.identity import divergences
+from sglang_mirror.bench.pair import embedded_streaming
 from sglang_mirror.bench.server import Server
 from sglang_mirror.train.shapes import draft_config
 from sglang_mirror.train.start import start_model
@@ -15,18 +16,38 @@ from tests.e2e.fleet import GAMMA, Fleet, flags, generate_all, mirror_flags, pro
 
 pytestmark = pytest.mark.server
 
+# Deeper than such a window has nodes once it ends early.
+DEPTH, TOPK, NODES = "--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens"
+DEEP_TREES = (DEPTH, "10", TOPK, "3", NODES, "16")
 
-def test_text_and_forwards(fleet: Fleet, plain_server: Server, tmp_path: Path) -> None:
-    """Its streams were never trained: most of what they say is wrong, and costs nothing but time."""
-    draft = fleet.pair.draft
+
+@pytest.fixture(scope="module")
+def streaming(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """A server whose draft's streams were never trained, and one with trees by the embedded streams."""
+    draft, folder = fleet.pair.draft, tmp_path_factory.mktemp("streaming") / "draft"
     student = StreamingModel(start_model(draft.parent, "draft", draft_config()), count=2, num_layers=1)
-    save_streaming(student, draft, tmp_path / "draft", "")
-    server = fleet.launch("streaming", flags(*mirror_flags(tmp_path / "draft")))
-    try:
-        found = generate_all(with_draft(server), prompts(8), concurrency=4)
-        assert divergences(found, generate_all(plain_server, prompts(8))) == []
-        counted = report(server)
-        assert counted["draft_windows"] > 0
-        assert counted["draft_forwards"] < (GAMMA - 1) * counted["draft_windows"]
-    finally:
-        assert fleet.stop("streaming") == []
+    save_streaming(student, draft, folder, "")
+    chains = fleet.launch("streaming", flags(*mirror_flags(folder)))
+    words = mirror_flags(embedded_streaming(), speculate="always")
+    trees = fleet.launch("trees", flags(*words, *DEEP_TREES))
+    yield with_draft(chains), with_draft(trees)
+    assert fleet.stop("streaming") == []
+    assert fleet.stop("trees") == []
+
+
+def test_text_and_forwards(streaming: tuple[Server, Server], plain_server: Server) -> None:
+    """Most of what untrained streams say is wrong, and costs nothing but time."""
+    found = generate_all(streaming[0], prompts(8), concurrency=4)
+    assert divergences(found, generate_all(plain_server, prompts(8))) == []
+    counted = report(streaming[0])
+    assert counted["draft_windows"] > 0
+    assert counted["draft_forwards"] < (GAMMA - 1) * counted["draft_windows"]
+
+
+def test_trees_end_early(streaming: tuple[Server, Server], plain_server: Server) -> None:
+    """Sampled text, of which the draft knows little, ends windows soonest; the next ones are as short."""
+    sampled = generate_all(streaming[1], prompts(8), 64, concurrency=2, temperature=1.0)
+    assert all(answer.token_ids for answer in sampled)
+    assert report(streaming[1])["least_chance"] > 0.0
+    found = generate_all(streaming[1], prompts(8))
+    assert divergences(found, generate_all(plain_server, prompts(8))) == []

@@ -28,6 +28,7 @@ class Segment:
         prefix: every row sees the slots 0..prefix - 1.
         seen: what else each row sees, its own slot included: bit i stands for slot `prefix + i`. [n]
         wanted: the rows whose candidates are wanted, ascending.
+        streamed: those of them after which a streaming draft's streams are wanted as well.
     """
 
     cache: Cache
@@ -37,6 +38,7 @@ class Segment:
     prefix: int
     seen: Sequence[int]
     wanted: Sequence[int]
+    streamed: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sglang_mirror.draft.backends.base import Segment
 
 
 def last_confirmed(segment: Segment, said: Sequence[Candidates]) -> list[int]:
-    """Wanted rows that are right, as far as the draft knows, and are not followed by one that is.
+    """Rows to be streamed that are right, as far as the draft knows, and are not followed by one that is.
 
     Args:
         segment: rows, those of ancestors before their descendants'.
@@ -31,7 +31,8 @@ def last_confirmed(segment: Segment, said: Sequence[Candidates]) -> list[int]:
             confirmed[place] = False
         elif above in confirmed and said[above].tokens[:1] == (segment.tokens[row],):
             confirmed[above], confirmed[place] = True, False
-    return [place for place, followed in confirmed.items() if not followed]
+    streamed = set(segment.streamed)
+    return [place for row, place in place_of.items() if row in streamed and confirmed.get(place) is False]
 
 
 def _parent(segment: Segment, row: int) -> int:

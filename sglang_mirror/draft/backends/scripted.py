@@ -103,10 +103,12 @@ class ScriptedBackend:
             assert hash(prefix) not in cache.computed, "computed twice"
             cache.computed.add(hash(prefix))
         self.num_rows += len(prefixes)
-        wanted = [prefixes[row] for row in segment.wanted]
         return [
-            Said(self._script(prefix, num_candidates), self._ahead(prefix, num_candidates))
-            for prefix in wanted
+            Said(
+                self._script(prefixes[row], num_candidates),
+                self._ahead(prefixes[row], num_candidates) if row in segment.streamed else (),
+            )
+            for row in segment.wanted
         ]
 
 
