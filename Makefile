@@ -45,7 +45,7 @@ latency: install  ## the parts of a step where the draft waits its turn, and the
 		--arms serial:$(LAW) mirror:roots=draft,$(LAW) mirror:roots=union,$(LAW) --json out/latency.json
 
 bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
-	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 72 \
 		--together 4 --json out/stream.json \
 		--arms plain serial:draft=plain mirror:draft=plain mirror:draft=streaming serial:draft=streaming \
 		mirror:window=chain mirror:window=tree
