@@ -36,6 +36,7 @@ class DraftCommand:
     trace: str | None = None
     curve_dir: str | None = None
     insecure_tcp: bool = False
+    streamed_branches: bool = False  # even where the device alone would not have it
 
     def arguments(self, parent_pid: int) -> list[str]:
         """The command line, for a process that ends with `parent_pid`."""
@@ -55,7 +56,8 @@ class DraftCommand:
         for option, value in options.items():
             if value is not None:
                 command += [option, value]
-        return [*command, "--insecure-tcp"] if self.insecure_tcp else command
+        switches = {"--insecure-tcp": self.insecure_tcp, "--streamed-branches": self.streamed_branches}
+        return command + [switch for switch, on in switches.items() if on]
 
 
 def restart_pause_s(num_failures: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,17 @@ from sglang_mirror.bench.server import Server
 from sglang_mirror.train.shapes import draft_config
 from sglang_mirror.train.start import start_model
 from sglang_mirror.train.streaming import StreamingModel, save_streaming
-from tests.e2e.fleet import GAMMA, Fleet, flags, generate_all, mirror_flags, prompts, report, with_draft
+from tests.e2e.fleet import (
+    GAMMA,
+    Fleet,
+    draft_at,
+    flags,
+    generate_all,
+    mirror_flags,
+    prompts,
+    report,
+    with_draft,
+)
 
 pytestmark = pytest.mark.server
 
@@ -23,14 +34,19 @@ DEEP_TREES = (DEPTH, "10", TOPK, "3", NODES, "16")
 
 @pytest.fixture(scope="module")
 def streaming(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    """A server whose draft's streams were never trained, and one with trees by the embedded streams."""
+    """A server whose draft's streams were never trained, and one with trees by the embedded streams.
+
+    The untrained draft streams in branches too, which on a CPU it has to be told.
+    """
     draft, folder = fleet.pair.draft, tmp_path_factory.mktemp("streaming") / "draft"
     student = StreamingModel(start_model(draft.parent, "draft", draft_config()), count=2, num_layers=1)
     save_streaming(student, draft, folder, "")
-    chains = fleet.launch("streaming", flags(*mirror_flags(folder)))
+    endpoint = f"ipc://{folder.parent}/streaming"
     words = mirror_flags(embedded_streaming(), speculate="always")
     trees = fleet.launch("trees", flags(*words, *DEEP_TREES))
-    yield with_draft(chains), with_draft(trees)
+    with draft_at(endpoint, replace(fleet.pair, draft=folder), streamed_branches=True):
+        chains = fleet.launch("streaming", flags(*mirror_flags(None, draft_endpoint=endpoint)))
+        yield with_draft(chains), with_draft(trees)
     assert fleet.stop("streaming") == []
     assert fleet.stop("trees") == []
 
