@@ -17,10 +17,14 @@ from sglang_mirror.train.tokenizer import CHAT_TEMPLATE, load_tokenizer
 
 
 def load_trained(checkpoint: Path, config: Qwen3Config) -> Qwen3ForCausalLM:
-    """The model of a training checkpoint, rounded to bf16 as it is shipped, held in fp32."""
+    """The model of a training checkpoint, rounded to bf16 as it is shipped, held in fp32.
+
+    Its weights only: engines compute the rotary frequencies anew, in fp32, and those round badly.
+    """
     model = build(config)
-    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
-    return model.to(torch.bfloat16).float().eval()
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    model.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in weights.items()})
+    return model.eval()
 
 
 def export(model: Qwen3ForCausalLM, tokenizer: Path, folder: Path, card: str) -> None:

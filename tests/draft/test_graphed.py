@@ -35,11 +35,13 @@ class Pair:
     caches are then cut from it, with what an earlier owner might have left there.
     """
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, streams: int = 0) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         model = model.to(DEVICE).eval()
         expected = reference(model)
-        loop = LlamaLoop(model)
+        weights = StreamWeights(torch.randn(streams, model.config.hidden_size, device=DEVICE), 1)
+        loop = LlamaLoop(model, weights if streams else None)
+        self.num_streams, self.num_ahead = streams, 0
         self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
         self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS)
         if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -62,9 +64,11 @@ class Pair:
         assert [len(each) for each in found] == [len(each) for each in wanted]
         chain = itertools.chain.from_iterable
         for ours, theirs in zip(chain(found), chain(wanted), strict=True):
-            assert ours.next.tokens == theirs.next.tokens
-            assert ours.next.logprobs == pytest.approx(theirs.next.logprobs, abs=1e-4)
-            assert ours.ahead == ()
+            assert len(ours.ahead) == len(theirs.ahead) in (0, self.num_streams)
+            for said, expected in zip((ours.next, *ours.ahead), (theirs.next, *theirs.ahead), strict=True):
+                assert said.tokens == expected.tokens
+                assert said.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+        self.num_ahead += sum(len(said.ahead) for said in chain(found))
 
 
 @dataclass
@@ -91,7 +95,8 @@ class Request:
             seen = [bits for _, bits in self.nodes[-count:]]
         prefix = start if prompt else self.num_text
         wanted = sorted(picker.sample(range(count), picker.randint(0, count)))
-        return tuple(Segment(cache, tokens, positions, start, prefix, seen, wanted) for cache in self.caches)
+        places = (positions, start, prefix, seen, wanted)
+        return tuple(Segment(cache, tokens, *places, streamed=wanted) for cache in self.caches)
 
     def promote(self, picker: random.Random) -> None:
         """Commit a path of the tree: it moves to the front, over what lay there; the rest goes."""
@@ -138,9 +143,17 @@ def test_random_trees(
     play(both, random.Random(architecture), 20)
 
 
+def test_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three streams: buckets of 3 and 12 of their rows, for more rows than that."""
+    both = Pair(make("qwen3", tmp_path), monkeypatch, streams=3)
+    play(both, random.Random(5), 20)
+    assert both.num_ahead > 300
+
+
 def test_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small enough for the interpreter, whose rows are 200 times slower."""
-    both, picker = Pair(make("qwen3", tmp_path, num_hidden_layers=1), monkeypatch), random.Random(2)
+    folder = make("qwen3", tmp_path, num_hidden_layers=1)
+    both, picker = Pair(folder, monkeypatch, streams=2), random.Random(2)
     requests = [Request((both.graphed.new_cache(), both.eager.new_cache())) for _ in range(2)]
     both.forward([request.segments(picker, 2, prompt=True) for request in requests], 3)
     for request in (requests[0], requests[1], requests[0]):
@@ -157,12 +170,12 @@ def test_few_rows_interpreted() -> None:
 def test_more_than_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of 256 slots, buckets of 24 rows, the words of a tree and the candidates of a row."""
     both, picker = Pair(make("llama", tmp_path, num_hidden_layers=1), monkeypatch), random.Random(4)
-    both.graphed._make_buckets(1, 2)
+    both.graphed._main.make(1, 2)
     request = Request((both.graphed.new_cache(), both.eager.new_cache()))
     both.forward([request.segments(picker, 230, prompt=True)], 2)
     both.forward([request.segments(picker, 70, prompt=False)], 12)
-    assert both.graphed._num_words == 4
-    assert both.graphed._num_candidates == 12
+    assert both.graphed._main.num_words == 4
+    assert both.graphed._main.num_candidates == 12
     both.forward([request.segments(picker, 3, prompt=False)], VOCAB - 1)
 
 
@@ -174,10 +187,8 @@ def test_no_row_behind_the_models_end(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_refuses_what_is_computed_eagerly(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(make("mistral", tmp_path), dtype=torch.float32)
-    streams = StreamWeights(torch.zeros(2, 32), 1)
-    for loop in (LlamaLoop(model), LlamaLoop(model, streams)):
-        with pytest.raises(ValueError, match="computed eagerly"):
-            GraphedBackend(model, "tiny", loop, num_tokens=VOCAB)
+    with pytest.raises(ValueError, match="computed eagerly"):
+        GraphedBackend(model, "tiny", LlamaLoop(model), num_tokens=VOCAB)
 
 
 @pytest.mark.gpu
@@ -187,7 +198,7 @@ def test_a_gpu_gets_graphs(dtype: str, tmp_path: Path) -> None:
     folder = str(make("qwen3", tmp_path))
     backend = load_backend("torch", model=folder, device="cuda", dtype=dtype, threads=1)
     assert isinstance(backend, GraphedBackend)
-    assert all(bucket.graph is not None for bucket in backend._buckets)
+    assert all(bucket.graph is not None for bucket in backend._main.buckets)
     eager = load_backend("torch-eager", model=folder, device="cuda", dtype=dtype, threads=1)
     assert not isinstance(eager, GraphedBackend)
 

@@ -36,8 +36,10 @@ REPORT = {
 def test_export_round_trips_and_replaces(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     train_tokenizer(["def f(x): return x\n"]).save_pretrained(tokenizer)
-    torch.save({"model": build(draft_config()).state_dict()}, tmp_path / "draft.pt")
+    trained = build(draft_config())
+    torch.save({"model": trained.state_dict()}, tmp_path / "draft.pt")
     model = load_trained(tmp_path / "draft.pt", draft_config())
+    torch.testing.assert_close(dict(model.named_buffers()), dict(trained.named_buffers()), rtol=0, atol=0)
     for text in ("first", "second"):
         export(model, tokenizer, tmp_path / "draft", text)
     assert (tmp_path / "draft" / "README.md").read_text() == "second"

@@ -88,6 +88,8 @@ class LlamaLoop:
         head_dim: of queries, keys and values.
         eps: of every norm.
         num_streams: see `TreeModel`.
+        stream_embeddings: what makes a stream of a row's state, [num_streams, width].
+        first_with_streams: the layer before which streams leave the main one.
     """
 
     def __init__(self, model: Any, streams: StreamWeights | None = None) -> None:
@@ -102,9 +104,9 @@ class LlamaLoop:
         self.layers = [_Layer(layer, self.head_dim) for layer in inner.layers]
         self._rotary = inner.rotary_emb
         self._table = self.rope_table(FIRST_POSITIONS)
-        self._streams = streams
-        self.num_streams = len(streams.embeddings) if streams else 0
-        self._first_with_streams = len(self.layers) - (streams.num_layers if streams else 0)
+        self.stream_embeddings = streams.embeddings if streams else self.embedding[:0]
+        self.num_streams = len(self.stream_embeddings)
+        self.first_with_streams = len(self.layers) - (streams.num_layers if streams else 0)
         # Where the streams leave the main one: its state [rows, width], positions [rows], attention.
         self._forks: tuple[torch.Tensor, torch.Tensor, TreeAttention] | None = None
 
@@ -117,7 +119,7 @@ class LlamaLoop:
             self._table = self.rope_table(2 * self._table.shape[0])
         rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
         for index, layer in enumerate(self.layers):
-            if index == self._first_with_streams:
+            if index == self.first_with_streams:
                 self._forks = hidden, positions, attention
             hidden = self._block(index, layer, hidden, rope, attention)
         if wanted.shape[0] != hidden.shape[0]:
@@ -126,7 +128,6 @@ class LlamaLoop:
 
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """As `TreeModel.ahead`."""
-        assert self._streams is not None
         assert self._forks is not None
         hidden, positions, attention = self._forks
         chosen = torch.tensor(rows, device=hidden.device)
@@ -134,8 +135,8 @@ class LlamaLoop:
         places = (positions.index_select(0, chosen)[:, None] + places).flatten()
         rope = self._table.index_select(0, places)
         seen = attention.streams(rows, self.num_streams)
-        streams = (hidden.index_select(0, chosen)[:, None] + self._streams.embeddings).flatten(0, 1)
-        for index in range(self._first_with_streams, len(self.layers)):
+        streams = (hidden.index_select(0, chosen)[:, None] + self.stream_embeddings).flatten(0, 1)
+        for index in range(self.first_with_streams, len(self.layers)):
             streams = self._block(index, self.layers[index], streams, rope, seen)
         return self._logits_of(streams).unflatten(0, (-1, self.num_streams))
 

@@ -79,9 +79,9 @@ def _ways(
 
     ways: dict[str, Callable[[], TorchBackend]] = {}
     if suits(loaded):
-        if graphs and loaded.device.type == "cuda" and streams is None and has_triton():
+        if graphs and loaded.device.type == "cuda" and has_triton():
             ways["CUDA graphs"] = lambda: GraphedBackend(
-                loaded, name, LlamaLoop(loaded), num_tokens=num_tokens
+                loaded, name, LlamaLoop(loaded, streams), num_tokens=num_tokens
             )
         ways["LlamaLoop"] = eager(lambda: LlamaLoop(loaded, streams))
     if streams is None:

@@ -82,6 +82,33 @@ def pack(segments: Sequence[Segment], memory: torch.Tensor) -> Packed:
     return Packed(table, ends, wanted)
 
 
+def stream_rows(segment: Segment, rows: Sequence[int], count: int) -> Segment:
+    """The streams of some of a segment's rows, as rows of their own in the slots behind it.
+
+    A stream sees what its row sees, the streams of that row before it, and itself. The next forward writes
+    over them.
+
+    Args:
+        segment: computed; the tokens of the result mean nothing.
+        rows: of it, ascending.
+        count: streams a row.
+    """
+    start = segment.start + len(segment.tokens)
+    first = start - segment.prefix  # the bit of the first of them
+    places = [(place, row, stream) for place, row in enumerate(rows) for stream in range(count)]
+    return Segment(
+        cache=segment.cache,
+        tokens=[0] * len(places),
+        positions=[segment.positions[row] + stream + 1 for _, row, stream in places],
+        start=start,
+        prefix=segment.prefix,
+        seen=[
+            segment.seen[row] | ((2 << stream) - 1) << first + place * count for place, row, stream in places
+        ],
+        wanted=range(len(places)),
+    )
+
+
 def as_rows(table: torch.Tensor, num_rows: int) -> TreeRows:
     """The first `num_rows` columns of a table on the device."""
     fields = table[:, :num_rows]

@@ -15,7 +15,7 @@ from sglang_mirror_kernels.select import gate, rotate, tree_attention
 
 
 class StaticLlama:
-    """Runs what a `LlamaLoop` without streams and sliding windows runs, over rows of many requests.
+    """Runs what a `LlamaLoop` without sliding windows runs, over rows of many requests.
 
     Args:
         loop: whose weights it uses.
@@ -25,7 +25,7 @@ class StaticLlama:
 
     def __init__(self, loop: LlamaLoop, max_len: int, num_kv_heads: int) -> None:
         self._loop = loop
-        self._rope = loop.rope_table(max_len)
+        self._rope = loop.rope_table(max_len + loop.num_streams)
         self._num_kv_heads = num_kv_heads
 
     def logits(
@@ -34,7 +34,9 @@ class StaticLlama:
         positions: torch.Tensor,
         rows: TreeRows,
         memory: torch.Tensor,
+        *,
         out: torch.Tensor,
+        forks: torch.Tensor,
     ) -> None:
         """Logits of all rows; their KV is written.
 
@@ -44,17 +46,54 @@ class StaticLlama:
             rows: where their requests' KV is and what they see.
             memory: what `rows.base` counts from.
             out: where the logits go, [rows, V].
+            forks: where the states go that streams leave the rows with, [rows, width]; empty without streams.
         """
         loop = self._loop
         hidden = F.embedding(tokens, loop.embedding)  # [rows, width]
-        width = hidden.shape[-1:]
-        for index, layer in enumerate(loop.layers):
-            place = Layer(index, len(loop.layers), self._num_kv_heads)
-            normed = F.rms_norm(hidden, width, layer.input_norm, loop.eps)
-            qkv = layer.qkv(normed).view(len(normed), -1, loop.head_dim)
-            query = rotate(qkv, layer.qk_norm, self._rope, positions, memory, rows, place, eps=loop.eps)
-            attended = tree_attention(query, memory, rows, place, scale=layer.scale)
-            layer.o.add_to(hidden, attended.flatten(1))
-            normed = F.rms_norm(hidden, width, layer.mlp_norm, loop.eps)
-            layer.down.add_to(hidden, gate(layer.gate_up(normed)))
-        loop.head.into(out, F.rms_norm(hidden, width, loop.norm, loop.eps))
+        for index in range(len(loop.layers)):
+            if index == loop.first_with_streams:
+                forks.copy_(hidden)
+            self._layer(index, hidden, positions, rows, memory)
+        self._head(hidden, out)
+
+    def ahead(
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        rows: TreeRows,
+        memory: torch.Tensor,
+        *,
+        out: torch.Tensor,
+    ) -> None:
+        """Logits of streams; their KV is written.
+
+        Args:
+            states: of the rows that they follow, as `logits` left them, [s, width].
+            positions: the streams' places in the text, int64 [s * num_streams], row by row.
+            rows: as of `logits`, for the streams.
+            memory: what `rows.base` counts from.
+            out: where the logits go, [s * num_streams, V].
+        """
+        loop = self._loop
+        hidden = (states[:, None] + loop.stream_embeddings).flatten(0, 1)
+        for index in range(loop.first_with_streams, len(loop.layers)):
+            self._layer(index, hidden, positions, rows, memory)
+        self._head(hidden, out)
+
+    def _layer(
+        self, index: int, hidden: torch.Tensor, positions: torch.Tensor, rows: TreeRows, memory: torch.Tensor
+    ) -> None:
+        """[rows, width], in place."""
+        loop, layer, width = self._loop, self._loop.layers[index], hidden.shape[-1:]
+        place = Layer(index, len(loop.layers), self._num_kv_heads)
+        normed = F.rms_norm(hidden, width, layer.input_norm, loop.eps)
+        qkv = layer.qkv(normed).view(len(normed), -1, loop.head_dim)
+        query = rotate(qkv, layer.qk_norm, self._rope, positions, memory, rows, place, eps=loop.eps)
+        attended = tree_attention(query, memory, rows, place, scale=layer.scale)
+        layer.o.add_to(hidden, attended.flatten(1))
+        normed = F.rms_norm(hidden, width, layer.mlp_norm, loop.eps)
+        layer.down.add_to(hidden, gate(layer.gate_up(normed)))
+
+    def _head(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
+        loop = self._loop
+        loop.head.into(out, F.rms_norm(hidden, hidden.shape[-1:], loop.norm, loop.eps))

@@ -90,7 +90,7 @@ class TorchBackend:
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         count = min(num_candidates, self._num_tokens)
-        following = iter(self._candidates(self.logits(segments), count))
+        following = iter(self._candidates_of(segments, count))
         found = [[next(following) for _ in segment.wanted] for segment in segments]
         guesses = (
             self._guesses(segments, found, count) if self._runner.num_streams else [{} for _ in segments]
@@ -99,6 +99,14 @@ class TorchBackend:
             [Said(said, ahead.get(place, ())) for place, said in enumerate(ours)]
             for ours, ahead in zip(found, guesses, strict=True)
         ]
+
+    def _candidates_of(self, segments: Sequence[Segment], count: int) -> list[Candidates]:
+        """The most probable tokens after all wanted rows, segment by segment."""
+        return self._candidates(self.logits(segments), count)
+
+    def _candidates_ahead(self, rows: Sequence[int], count: int) -> list[Candidates]:
+        """Those of the streams of these rows of the last forward, row by row."""
+        return self._candidates(self.ahead(rows).flatten(0, 1), count)
 
     def _guesses(
         self, segments: Sequence[Segment], found: Sequence[Sequence[Candidates]], count: int
@@ -109,7 +117,7 @@ class TorchBackend:
         for segment, asked in zip(segments, places, strict=True):
             rows += [first + segment.wanted[place] for place in asked]
             first += len(segment.tokens)
-        said = iter(self._candidates(self.ahead(rows).flatten(0, 1), count) if rows else ())
+        said = iter(self._candidates_ahead(rows, count) if rows else ())
         return [
             {place: tuple(itertools.islice(said, self._runner.num_streams)) for place in asked}
             for asked in places
