@@ -9,7 +9,7 @@ GRID := $(foreach arm,standalone eagle3, $(foreach steps,2 3 5 7 10,$(arm):steps
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve bench bench-all bench-stream latency gpu-check gpu-bench tune results test check clean
+.PHONY: install demo serve bench bench-all bench-stream bench-windows latency gpu-check gpu-bench tune results test check clean
 
 install: $(VENV)/installed
 
@@ -37,18 +37,24 @@ bench-all: install  ## the whole matrix, hours
 	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 8 --questions 16 --tokens 128 --json out/bench-all.json
 	$(BIN)/sglang-mirror bench report out/bench-all.json
 
-# Windows of one depth in every arm and step: the law's parts are then the same in all of them.
-LAW := speculate=always,window_end=full
+# Windows of one size in every step: the law's parts are then the same in all of them, and so is what is compared.
+FULL := speculate=always,window_end=full
 
 latency: install  ## the parts of a step where the draft waits its turn, and the step where it does not; 10 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
-		--arms serial:$(LAW) mirror:roots=draft,$(LAW) mirror:roots=union,$(LAW) --json out/latency.json
+		--arms serial:$(FULL) mirror:roots=draft,$(FULL) mirror:roots=union,$(FULL) --json out/latency.json
 
 bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 72 \
 		--together 4 --json out/stream.json \
 		--arms plain serial:draft=plain mirror:draft=plain mirror:draft=streaming serial:draft=streaming \
 		mirror:window=chain mirror:window=tree
+
+bench-windows: install  ## what a window of 7 takes of either draft, and 16 nodes as a chain and a tree; 10 minutes
+	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+33m --temperature 0 1 --questions 4 --tokens 72 \
+		--together 4 --json out/windows.json \
+		--arms serial:draft=plain,gamma=7,$(FULL) serial:draft=streaming,gamma=7,$(FULL) \
+		serial:window=chain,$(FULL) serial:window=tree,$(FULL)
 
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
 	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu

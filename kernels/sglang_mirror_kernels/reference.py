@@ -155,6 +155,7 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
     layer: Layer,
     *,
     eps: float,
+    states: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Norm and rotary embedding of queries and keys; keys and values go to the rows' slots.
 
@@ -166,12 +167,15 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
         memory: as in `tree_attention`.
         rows: where their KV goes; nothing is written for a row that fills up.
         layer: whose KV is written.
-        eps: of the norm.
+        eps: of the norms.
+        states: what `qkv` is a projection of, [rows, width], if that was not normed first; None if it was.
 
     Returns:
         Queries, [rows, heads, head dim].
     """
     dim, num_values = qkv.shape[2], layer.num_kv_heads
+    if states is not None:
+        qkv = _normed(qkv, states, eps)
     rotated = qkv[:, :-num_values].float()
     if norm is not None:
         rotated = F.rms_norm(rotated, (dim,), None, eps) * norm
@@ -185,10 +189,24 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
     return rotated[:, :heads].contiguous()
 
 
-def gate(both: torch.Tensor) -> torch.Tensor:
-    """SwiGLU of a gate and, beside it, what it gates: [rows, 2 * width] -> [rows, width]."""
+def gate(both: torch.Tensor, *, eps: float = 0.0, states: torch.Tensor | None = None) -> torch.Tensor:
+    """SwiGLU of a gate and, beside it, what it gates: [rows, 2 * width] -> [rows, width].
+
+    Args:
+        both: gates, then what they gate.
+        eps: as of `rotate`.
+        states: as of `rotate`, for `both`.
+    """
+    if states is not None:
+        both = _normed(both, states, eps)
     first, second = both.chunk(2, -1)
     return F.silu(first) * second
+
+
+def _normed(projected: torch.Tensor, states: torch.Tensor, eps: float) -> torch.Tensor:
+    """A projection of RMSNorm(states), from one of the states: the norm is a factor for each row."""
+    size = torch.rsqrt(states.float().square().mean(-1) + eps)
+    return (projected.float() * size.view(-1, *[1] * (projected.dim() - 1))).to(projected.dtype)
 
 
 def pack_mask(mask: torch.Tensor) -> torch.Tensor:

@@ -66,19 +66,20 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
     layer: Layer,
     *,
     eps: float,
+    states: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`reference.rotate`, by the implementation for the rows' device."""
     if _twin(qkv):
         from sglang_mirror_kernels.triton import rotate as twin  # noqa: PLC0415 - needs Triton
 
-        return twin.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps)
-    return reference.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps)
+        return twin.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps, states=states)
+    return reference.rotate(qkv, norm, rope, positions, memory, rows, layer, eps=eps, states=states)
 
 
-def gate(both: torch.Tensor) -> torch.Tensor:
+def gate(both: torch.Tensor, *, eps: float = 0.0, states: torch.Tensor | None = None) -> torch.Tensor:
     """`reference.gate`, by the implementation for the rows' device."""
     if _twin(both):
         from sglang_mirror_kernels.triton import gate as twin  # noqa: PLC0415 - needs Triton
 
-        return twin.gate(both)
-    return reference.gate(both)
+        return twin.gate(both, eps=eps, states=states)
+    return reference.gate(both, eps=eps, states=states)

@@ -13,7 +13,7 @@ from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.report import markdown
 from sglang_mirror.bench.results_gpu import rollouts, signal
-from sglang_mirror.bench.results_stream import streams
+from sglang_mirror.bench.results_stream import streams, windows
 from sglang_mirror.bench.table import cells, number
 from sglang_mirror.bench.text_table import text_table
 from sglang_mirror.core.latency import Parts, step_ms
@@ -220,6 +220,7 @@ SECTIONS = (
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
     ("law.json", "The law at temperature 1", law),
     ("stream.json", "Streams and trees", streams),
+    ("windows.json", "Windows of full size: either draft, chain and tree", windows),
     ("law-stream.json", "The law with streams and trees", law),
     ("law-again.json", "And once more, at temperature 1 alone", law),
     ("policy.json", "Speculation given up where it loses", comparison),

@@ -16,6 +16,25 @@ ACCEPTANCE = ROOT / "examples/models/streaming/acceptance.json"
 
 def streams(content: dict[str, Any]) -> str:
     """The arms' tables, what a window took of the draft, and what the draft's card measured."""
+    found = json.loads(ACCEPTANCE.read_text(encoding="utf-8"))
+    card = [
+        [name, *(number(each[key]) for key in ("accepted_len", "forwards"))] for name, each in found.items()
+    ]
+    gamma = found["streaming"]["gamma"]
+    return "\n".join(
+        [
+            windows(content),
+            "",
+            f"Without a server, windows of {gamma}, 40 held-out prompts (`python -m "
+            "sglang_mirror.train.streaming_recipe --measure`):",
+            "",
+            text_table(["draft", "accepted length", "forwards a window"], card),
+        ]
+    )
+
+
+def windows(content: dict[str, Any]) -> str:
+    """The arms' tables, and what a window took of the draft."""
 
     def rows() -> Iterator[list[str]]:
         for title, entries in cells(content["results"]):
@@ -26,21 +45,11 @@ def streams(content: dict[str, Any]) -> str:
                     yield [title, entry["arm"], number(entry["accept_len"]), *map(number, figures)]
 
     head = ["", "arm", "accepted length", "forwards a window", "draft waited for, ms", "target ms", "step ms"]
-    found = json.loads(ACCEPTANCE.read_text(encoding="utf-8"))
-    card = [
-        [name, *(number(each[key]) for key in ("accepted_len", "forwards"))] for name, each in found.items()
-    ]
-    gamma = found["streaming"]["gamma"]
     return "\n".join(
         [
             markdown(content),
             "What a window took of the draft (a serial arm waits for all of it):",
             "",
             text_table(head, rows()),
-            "",
-            f"Without a server, windows of {gamma}, 40 held-out prompts (`python -m "
-            "sglang_mirror.train.streaming_recipe --measure`):",
-            "",
-            text_table(["draft", "accepted length", "forwards a window"], card),
         ]
     )

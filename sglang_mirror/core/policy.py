@@ -113,4 +113,10 @@ class Policy:
         return found
 
     def _of(self, batch: int, sampled: bool) -> _Choice:
-        return self._choices.setdefault((sampled, 1 << (batch - 1).bit_length()), _Choice())
+        """What is known of such batches. What does not pay for fewer requests is not begun with for more."""
+        size = 1 << (batch - 1).bit_length()
+        if (sampled, size) not in self._choices:
+            smaller = [self._choices.get((sampled, 1 << power)) for power in range(size.bit_length() - 1)]
+            given_up = any(choice is not None and not choice.speculating for choice in smaller)
+            self._choices[sampled, size] = _Choice(speculating=not given_up)
+        return self._choices[sampled, size]

@@ -72,6 +72,7 @@ class Shape:
 # Head size 64 everywhere, so twice the heads where the original has 128: the same products.
 SHAPES = {
     "12m": Shape(256, 768, 4, 4, 2, 64, 32000),  # a draft for 0.25b, as small beside it as 0.6b is beside 14b
+    "33m": Shape(256, 768, 32, 4, 2, 64, 32000),  # its head is a quarter of its weights, as that of 0.6b
     "0.25b": Shape(1024, 2816, 16, 16, 8, 64, 32000),
     "0.6b": Shape(1024, 3072, 28, 32, 16, 64, 151936),
     "1b": Shape(2048, 6144, 18, 32, 8, 64, 32000),

@@ -76,6 +76,15 @@ def test_sizes_are_judged_apart_and_so_are_greedy_and_sampled_ones() -> None:
     assert policy.report() == {"greedy": {"1": True, "8": False}, "sampled": {"1": False}}
 
 
+def test_begins_with_what_smaller_batches_have_come_to() -> None:
+    policy = Policy()
+    play(policy, SLOWER, 200, batch=2)
+    assert not any(play(policy, SLOWER, FIRST_PAUSE, batch=8))
+    assert all(play(policy, FASTER, FIRST_PAUSE, batch=1))
+    assert all(play(policy, FASTER, FIRST_PAUSE, batch=8, sampled=True))
+    assert play(policy, FASTER, 500, batch=8)[-1], "it is tried all the same"
+
+
 def test_steps_that_had_no_windows_tell_nothing() -> None:
     policy = Policy()
     for _ in range(1_000):

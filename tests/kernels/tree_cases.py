@@ -110,10 +110,17 @@ def test_only_rows_that_fill_up() -> None:
     check([], heads=2, dim=8, padding=2)
 
 
+def some_states(width: int, num_rows: int, dtype: torch.dtype) -> torch.Tensor | None:
+    """States whose projections are not normed yet, for a width; None for 0."""
+    states = torch.randn(num_rows, width, generator=torch.Generator().manual_seed(4))
+    return (3 * states).to(DEVICE, dtype) if width else None
+
+
+@pytest.mark.parametrize("width", [0, 48, 2100])
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [8, 24, 64])
-def test_rotate(dim: int, dtype: torch.dtype, *, normed: bool) -> None:
+def test_rotate(dim: int, dtype: torch.dtype, width: int, *, normed: bool) -> None:
     rows, memory = rows_of([(3, 4, 2), (1, 0, 0)], dim, padding=2, seed=1)
     memory = memory.to(DEVICE, dtype)
     kept = memory.clone()
@@ -124,8 +131,9 @@ def test_rotate(dim: int, dtype: torch.dtype, *, normed: bool) -> None:
     norm = torch.randn(heads + LAYER.num_kv_heads, dim, generator=generator).to(memory) if normed else None
     rope = torch.randn(9, 2, 1, dim, generator=generator).to(memory)
     positions = torch.tensor([4, 5, 5, 8, 0, 0], device=DEVICE)
-    found = rotate.rotate(qkv, norm, rope, positions, memory, rows, LAYER, eps=1e-5)
-    wanted = reference.rotate(qkv, norm, rope, positions, kept, rows, LAYER, eps=1e-5)
+    states = some_states(width, len(qkv), dtype)
+    found = rotate.rotate(qkv, norm, rope, positions, memory, rows, LAYER, eps=1e-5, states=states)
+    wanted = reference.rotate(qkv, norm, rope, positions, kept, rows, LAYER, eps=1e-5, states=states)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(memory, kept, atol=tolerance, rtol=tolerance)
@@ -133,7 +141,10 @@ def test_rotate(dim: int, dtype: torch.dtype, *, normed: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [5, 1024, 1500])
-def test_gate(width: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("states_width", [0, 48, 2100])
+def test_gate(width: int, states_width: int, dtype: torch.dtype) -> None:
     both = torch.randn(3, 2 * width, generator=torch.Generator().manual_seed(3)).to(DEVICE, dtype)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(gate.gate(both), reference.gate(both), atol=tolerance, rtol=tolerance)
+    states = some_states(states_width, 3, dtype)
+    found, wanted = (each.gate(both, eps=1e-5, states=states) for each in (gate, reference))
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)

@@ -22,7 +22,8 @@ TARGET = embedded_pair().target
 SMALL = Shape.of_config(json.loads((TARGET / "config.json").read_text()))
 # Wider, deeper, more query heads to a key head, more vocabulary; and no size a multiple of the small one's.
 LARGE = Shape(448, 1000, 13, 12, 4, 64, 5000)
-TARGET_SHAPES = {name: shape for name, shape in SHAPES.items() if name != "12m"}
+DRAFT_SHAPES = ("12m", "33m")
+TARGET_SHAPES = {name: shape for name, shape in SHAPES.items() if name not in DRAFT_SHAPES}
 
 
 @torch.inference_mode()
@@ -109,7 +110,7 @@ def test_every_named_shape_holds_the_embedded_pairs_model() -> None:
     for large in TARGET_SHAPES.values():
         assert large.holds(SMALL) == []
     draft = Shape.of_config(json.loads((embedded_pair().draft / "config.json").read_text()))
-    assert SHAPES["12m"].holds(draft) == []
+    assert all(SHAPES[name].holds(draft) == [] for name in DRAFT_SHAPES)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from sglang_mirror_kernels.rows import Layer, TreeRows
+from sglang_mirror_kernels.triton.norm import inverse_size
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -21,12 +22,15 @@ def _rotate(
     slot,
     num_slots,
     query,
+    states,
     eps,
     num_heads,
     layer,
     num_layers,
     num_kv_heads,
     dim,
+    width,
+    NORMED: tl.constexpr,
     NORM: tl.constexpr,
     DIM: tl.constexpr,
 ):
@@ -35,9 +39,13 @@ def _rotate(
     is_channel = channels < dim
     source = qkv + (row * (num_heads + 2 * num_kv_heads) + head) * dim
     found = tl.load(source + channels, mask=is_channel, other=0.0).to(tl.float32)
+    factor = 1.0
+    if not NORMED:
+        factor = inverse_size(states + row * width, width, eps)
+        found *= factor
     if head < num_heads + num_kv_heads:
         other = (channels + dim // 2) % dim
-        across = tl.load(source + other, mask=is_channel, other=0.0).to(tl.float32)
+        across = tl.load(source + other, mask=is_channel, other=0.0).to(tl.float32) * factor
         if NORM:
             size = tl.rsqrt(tl.sum(found * found, 0) / dim + eps)
             found *= size * tl.load(norm + head * dim + channels, mask=is_channel, other=0.0).to(tl.float32)
@@ -66,11 +74,13 @@ def rotate(
     layer: Layer,
     *,
     eps: float,
+    states: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `reference.rotate`."""
     num_rows, num_all, dim = qkv.shape
     heads = num_all - 2 * layer.num_kv_heads
     assert qkv.is_contiguous() and rope.is_contiguous() and dim % 2 == 0
+    assert states is None or states.is_contiguous()
     query = torch.empty(num_rows, heads, dim, dtype=qkv.dtype, device=qkv.device)
     _rotate[num_rows, num_all](
         qkv,
@@ -83,12 +93,15 @@ def rotate(
         rows.slot,
         rows.num_slots,
         query,
+        qkv if states is None else states,
         eps,
         heads,
         layer.index,
         layer.num_layers,
         layer.num_kv_heads,
         dim,
+        0 if states is None else states.shape[1],
+        NORMED=states is None,
         NORM=norm is not None,
         DIM=triton.next_power_of_2(dim),
         num_warps=1,

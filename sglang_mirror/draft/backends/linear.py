@@ -30,6 +30,10 @@ class Linear:
         self._transposed = weight.t() if self._weight is not None else None
         self._packed_rows = -(-PACKED_FROM // weight.numel()) if self._weight is not None else 0
 
+    @property
+    def has_bias(self) -> bool:
+        return self._bias is not None
+
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """[rows, in] -> [rows, out]"""
         if self._weight is None or (self._packed is not None and rows.shape[0] >= self._packed_rows):

@@ -53,12 +53,10 @@ class _Layer:
     def __init__(self, layer: Any, head_dim: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = _joined(projections)
+        self.qkv = _joined(projections, layer.input_layernorm)
         self.o = Linear(attention.o_proj.weight.data, _data(attention.o_proj.bias))
-        self.gate_up = _joined((mlp.gate_proj, mlp.up_proj))
+        self.gate_up = _joined((mlp.gate_proj, mlp.up_proj), layer.post_attention_layernorm)
         self.down = Linear(mlp.down_proj.weight.data, _data(mlp.down_proj.bias))
-        self.input_norm = layer.input_layernorm.weight.data
-        self.mlp_norm = layer.post_attention_layernorm.weight.data
         self.num_heads = attention.q_proj.out_features // head_dim
         self.num_kv_heads = attention.k_proj.out_features // head_dim
         self.scale = float(attention.scaling)
@@ -153,10 +151,10 @@ class LlamaLoop:
     ) -> torch.Tensor:
         """[rows, width] -> [rows, width]"""
         width = hidden.shape[-1:]
-        normed = F.rms_norm(hidden, width, layer.input_norm, self.eps)
+        normed = F.rms_norm(hidden, width, None, self.eps)
         attended = self._attend(index, normed, cos=rope[:, 0], sin=rope[:, 1], attention=attention)
         hidden = layer.o.added_to(hidden, attended)
-        normed = F.rms_norm(hidden, width, layer.mlp_norm, self.eps)
+        normed = F.rms_norm(hidden, width, None, self.eps)
         gate, up = layer.gate_up(normed).chunk(2, -1)
         return layer.down.added_to(hidden, F.silu(gate).mul_(up))
 
@@ -202,9 +200,10 @@ def _data(parameter: torch.nn.Parameter | None) -> torch.Tensor | None:
     return None if parameter is None else parameter.data
 
 
-def _joined(modules: tuple[Any, ...]) -> Linear:
-    """Several projections of one input as one."""
+def _joined(modules: tuple[Any, ...], norm: Any) -> Linear:
+    """Several projections of one input as one, with the weight of the RMSNorm before them in theirs."""
     weight = torch.cat([module.weight.data for module in modules])
+    weight = (weight.float() * norm.weight.data.float()).to(weight.dtype)
     biases = [module.bias for module in modules]
     bias = None if biases[0] is None else torch.cat([each.data for each in biases])
     return Linear(weight, bias)

@@ -1,7 +1,7 @@
 """The Llama family's forward with shapes that do not depend on what is asked: a CUDA graph can hold it.
 
 On a GPU the loop of `llama_loop` waits for its host, which launches some 20 operations a layer and more for
-each request. Here a layer is ten launches whatever the requests.
+each request. Here a layer is eight launches whatever the requests.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from sglang_mirror.draft.backends.linear import Linear
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror_kernels.rows import Layer, TreeRows
 from sglang_mirror_kernels.select import gate, rotate, tree_attention
@@ -84,15 +85,26 @@ class StaticLlama:
         self, index: int, hidden: torch.Tensor, positions: torch.Tensor, rows: TreeRows, memory: torch.Tensor
     ) -> None:
         """[rows, width], in place."""
-        loop, layer, width = self._loop, self._loop.layers[index], hidden.shape[-1:]
+        loop, layer = self._loop, self._loop.layers[index]
         place = Layer(index, len(loop.layers), self._num_kv_heads)
-        normed = F.rms_norm(hidden, width, layer.input_norm, loop.eps)
-        qkv = layer.qkv(normed).view(len(normed), -1, loop.head_dim)
-        query = rotate(qkv, layer.qk_norm, self._rope, positions, memory, rows, place, eps=loop.eps)
+        qkv, states = self._projected(layer.qkv, hidden)
+        qkv = qkv.view(len(hidden), -1, loop.head_dim)
+        query = rotate(
+            qkv, layer.qk_norm, self._rope, positions, memory, rows, place, eps=loop.eps, states=states
+        )
         attended = tree_attention(query, memory, rows, place, scale=layer.scale)
         layer.o.add_to(hidden, attended.flatten(1))
-        normed = F.rms_norm(hidden, width, layer.mlp_norm, loop.eps)
-        layer.down.add_to(hidden, gate(layer.gate_up(normed)))
+        both, states = self._projected(layer.gate_up, hidden)
+        layer.down.add_to(hidden, gate(both, eps=loop.eps, states=states))
+
+    def _projected(self, linear: Linear, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A projection of the normed states; or of the states, and these, if its reader may norm them.
+
+        That spares a launch. Without the norm, float16 might overflow, and a bias would be scaled.
+        """
+        if linear.has_bias or hidden.dtype == torch.float16:
+            return linear(F.rms_norm(hidden, hidden.shape[-1:], None, self._loop.eps)), None
+        return linear(hidden), hidden
 
     def _head(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
         loop = self._loop
