@@ -62,7 +62,8 @@ gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, an
 # A large target's draft has 0.6 billion parameters; on one GPU it computes beside the target.
 GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --timeline --server-flags \
 	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
-GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:0 mirror:draft_device=cpu,draft_threads=8
+GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:0 mirror:draft=streaming,draft_device=cuda:0 \
+	mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
 
 gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
 	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b

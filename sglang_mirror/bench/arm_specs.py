@@ -14,7 +14,7 @@ from sglang_mirror.errors import MirrorError
 
 MIRROR_SETTINGS = tuple(item.name for item in dataclasses.fields(MirrorConfig))
 # The draft's own: the same for every arm, so no arm may change them.
-FIXED = {"draft_model", "draft_cpus", "draft_threads"}
+FIXED = {"draft_model", "draft_cpus"}
 SGLANGS_OWN = ("steps", "topk", "nodes", "cores")
 SIZES = ("gamma", "topk", "nodes")
 # Ways to spend 16 nodes: all on one path, or on the most probable ones.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sglang_mirror.bench.arm_specs import KEYS, Setup, parse_arm
 from sglang_mirror.bench.arms import Cores, Pair
+from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.errors import MirrorError
 
 PAIR = Pair(Path("/models/target"), Path("/models/draft"))
@@ -101,3 +105,16 @@ def test_refusals(text: str, said: str) -> None:
 
 def test_every_arm_of_the_design_is_known() -> None:
     assert set(KEYS) == {"plain", "standalone", "ngram", "eagle3", "serial", "mirror"}
+
+
+def test_every_arm_of_the_makefile_is_one() -> None:
+    targets = ("bench", "bench-all", "bench-stream", "bench-windows", "latency", "tune", "gpu-bench")
+    command = ["make", "--dry-run", "--no-print-directory", *targets]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = 0
+    for line in printed.replace("\\\n", " ").splitlines():
+        _, _, behind = line.partition(" --arms ")
+        for text in itertools.takewhile(lambda word: not word.startswith("-"), shlex.split(behind)):
+            assert parse_arm(text, SETUP).name == text
+            found += 1
+    assert found > 2 * len(targets)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sglang_mirror.bench.pair import embedded_streaming
 from sglang_mirror.draft.backends import load_backend
 from sglang_mirror.draft.backends.base import Cache, Segment
 from sglang_mirror.draft.backends.graphed import GraphedBackend
@@ -207,6 +208,16 @@ def test_a_gpu_gets_graphs(dtype: str, tmp_path: Path) -> None:
     assert all(bucket.graph is not None for bucket in backend._main.buckets)
     eager = load_backend("torch-eager", model=folder, device="cuda", dtype=dtype, threads=1)
     assert not isinstance(eager, GraphedBackend)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_a_streaming_draft_gets_graphs() -> None:
+    folder = str(embedded_streaming())
+    backend = load_backend("torch", model=folder, device="cuda", dtype="bfloat16", threads=1)
+    assert isinstance(backend, GraphedBackend)
+    assert backend._streams is not None
+    assert all(bucket.graph is not None for bucket in backend._streams.buckets)
 
 
 @pytest.mark.gpu
