@@ -50,11 +50,14 @@ bench-stream: install  ## serial and mirror with either draft, and chain against
 		--arms plain serial:draft=plain mirror:draft=plain mirror:draft=streaming serial:draft=streaming \
 		mirror:window=chain mirror:window=tree
 
+# The target waits for every window, however long it takes.
+EITHER := serial:draft=plain,gamma=7,miss_wait_ms=1000,$(FULL) serial:draft=streaming,gamma=7,miss_wait_ms=1000,$(FULL)
+
 bench-windows: install  ## what a window of 7 takes of either draft, and 16 nodes as a chain and a tree; 10 minutes
-	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+33m --temperature 0 1 --questions 4 --tokens 72 \
-		--together 4 --json out/windows.json \
-		--arms serial:draft=plain,gamma=7,$(FULL) serial:draft=streaming,gamma=7,$(FULL) \
-		serial:window=chain,$(FULL) serial:window=tree,$(FULL)
+	$(BIN)/sglang-mirror bench run --temperature 0 1 --questions 16 --tokens 72 --json out/windows.json \
+		--arms plain $(EITHER) serial:window=chain,$(FULL) serial:window=tree,$(FULL)
+	$(BIN)/sglang-mirror bench run --enlarge 0.25b+33m --questions 4 --tokens 72 --json out/windows-33m.json \
+		--arms plain $(EITHER)
 
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
 	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu

@@ -221,6 +221,7 @@ SECTIONS = (
     ("law.json", "The law at temperature 1", law),
     ("stream.json", "Streams and trees", streams),
     ("windows.json", "Windows of full size: either draft, chain and tree", windows),
+    ("windows-33m.json", "The same drafts in the shape of 33 million parameters", windows),
     ("law-stream.json", "The law with streams and trees", law),
     ("law-again.json", "And once more, at temperature 1 alone", law),
     ("policy.json", "Speculation given up where it loses", comparison),
