@@ -20,7 +20,7 @@ SIZES = ("gamma", "topk", "nodes")
 # Ways to spend 16 nodes: all on one path, or on the most probable ones.
 WINDOWS: dict[str, dict[str, str]] = {
     "chain": {"gamma": "15"},
-    "tree": {"gamma": "10", "topk": "4", "nodes": "16"},
+    "tree": {"gamma": "15", "topk": "4", "nodes": "16"},
 }
 OURS = ("draft", "window", *SIZES)
 KEYS: dict[str, tuple[str, ...]] = {

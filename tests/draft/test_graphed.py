@@ -46,6 +46,7 @@ class Pair:
         loop = LlamaLoop(model, weights if streams else None)
         self.num_streams, self.num_ahead = streams, 0
         self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
+        self.eager.most_along = 0
         self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS)
         if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             arena, used = torch.randn(ARENA), itertools.count(0)

@@ -73,10 +73,31 @@ def test_the_loop_is_what_was_trained(folder: Path) -> None:
         paths += [text, [*text, a], [*text, a, c]]
     found = all_streams(backend, segments)
     torch.testing.assert_close(backend.ahead([1, 7]), found[[1, 5], 1:])
+    along = backend.logits(segments, [0, 1, 3, 4, 5, 7])
+    torch.testing.assert_close(along[:6], found[:, 0])
+    torch.testing.assert_close(along[6:].unflatten(0, (-1, COUNT)), found[:, 1:])
     for row, path in enumerate(paths):
         with torch.inference_mode():
             wanted = trained(torch.tensor([path]))[0, :, -1]
         torch.testing.assert_close(found[row], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_streams_are_the_same_along_and_afterwards(folder: Path) -> None:
+    """Of a node and two guesses: of all rows at once, or of the last right one."""
+    backend = load_torch(str(folder), device="cpu", dtype="float32", threads=1)
+    rows = range(3)
+    segment = Segment(backend.new_cache(), [7, 8, 9], rows, 0, 0, [1, 3, 7], rows, streamed=rows)
+    (along,) = backend.forward([segment], 3)
+    backend.most_along = 0
+    (afterwards,) = backend.forward([segment], 3)
+    assert [len(said.ahead) for said in along] == [COUNT] * 3
+    asked = [place for place, said in enumerate(afterwards) if said.ahead]
+    assert len(asked) == 1
+    for ours, theirs in zip(along, afterwards, strict=True):
+        assert ours.next.tokens == theirs.next.tokens
+    for ours_ahead, theirs_ahead in zip(along[asked[0]].ahead, afterwards[asked[0]].ahead, strict=True):
+        assert ours_ahead.tokens == theirs_ahead.tokens
+        assert ours_ahead.logprobs == pytest.approx(theirs_ahead.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", ["12m", "192x500x7x4x2x64x5000"])

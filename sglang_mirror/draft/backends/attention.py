@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -165,12 +166,42 @@ class StreamAttention:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+class BothAttentions:
+    """Attention of a forward's rows and, behind them, of streams that leave them in this layer.
+
+    Args:
+        attention: of the rows.
+        streams: of the streams.
+        num_rows: of the forward.
+    """
+
+    def __init__(self, attention: TreeAttention, streams: StreamAttention, num_rows: int) -> None:
+        self._attention, self._streams, self._num_rows = attention, streams, num_rows
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """As of the two; all of them `[..., rows and streams, head dim]`."""
+        both, count = (query, key, value), self._num_rows
+        rows = self._attention(layer, *(each[:, :count] for each in both), **options)
+        return torch.cat((rows, self._streams(layer, *(each[:, count:] for each in both), **options)))
+
+
+@functools.cache
+def _up_to_each(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count, count]: 0 where a stream sees another of its row, HIDDEN where not."""
+    return torch.full((count, count), HIDDEN, dtype=dtype, device=device).triu(1)
+
+
 def _stream_mask(
     mask: torch.Tensor | None, num_slots: int, rows: list[int], count: int, like: torch.Tensor
 ) -> torch.Tensor:
     """[s * count, num_slots + s * count]: 0 where a stream of one of these rows sees, HIDDEN where not."""
+    block = _up_to_each(count, like.dtype, like.device)
+    if len(rows) == 1:  # a window's only tip, most often
+        text = like.new_zeros(num_slots) if mask is None else mask[rows[0]]
+        return torch.cat((text.expand(count, -1), block), 1)
     text = like.new_zeros(len(rows), num_slots) if mask is None else mask[rows]
-    block = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
     own = like.new_full((len(rows), count, len(rows), count), HIDDEN)
     places = torch.arange(len(rows), device=like.device)
     own[places, :, places, :] = block

@@ -29,9 +29,16 @@ class GenericModel:
         model.set_attn_implementation(ATTENTION_NAME)
 
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: TreeAttention,
+        wanted: torch.Tensor,
+        *,
+        streamed: Sequence[int] = (),
     ) -> torch.Tensor:
-        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+        """As `TreeModel.logits`; there are no streams."""
+        assert not streamed
         output = self._model(
             input_ids=tokens[None],
             position_ids=positions[None],

@@ -45,6 +45,8 @@ class GraphedBackend(TorchBackend):
         RuntimeError: it cannot be captured.
     """
 
+    most_along = 0  # the streams have graphs of their own
+
     def __init__(
         self, model: Any, name: str, loop: LlamaLoop, *, num_tokens: int, buckets: Sequence[int] = BUCKETS
     ) -> None:
@@ -68,8 +70,9 @@ class GraphedBackend(TorchBackend):
         sizes = [streams * size for size in buckets if streams * size <= most]
         self._streams = Buckets(self._compute_streams, sizes, **usual) if streams else None
 
-    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+    def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """As `TorchBackend.logits`."""
+        assert not streamed
         packed = self._packed(segments)
         parts = [self._logits[:count].clone() for count, _ in self._rows(segments, packed, 1)]
         return torch.cat(parts)[packed.wanted]
@@ -86,7 +89,10 @@ class GraphedBackend(TorchBackend):
         replay: Callable[[], None] = graph.replay
         return replay
 
-    def _candidates_of(self, segments: Sequence[Segment], count: int) -> list[Candidates]:
+    def _candidates_of(
+        self, segments: Sequence[Segment], streamed: Sequence[int], count: int
+    ) -> list[Candidates]:
+        assert not streamed
         packed = self._packed(segments)
         found = np.concatenate([found.copy() for _, found in self._rows(segments, packed, count)], 1)
         return _as_candidates(found[:, packed.wanted, :count])

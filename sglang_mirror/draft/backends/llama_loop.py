@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sglang_mirror.draft.backends.attention import TreeAttention
+from sglang_mirror.draft.backends.attention import BothAttentions, StreamAttention, TreeAttention
 from sglang_mirror.draft.backends.linear import Linear
+from sglang_mirror.draft.backends.norm import rms_normed
 
 LAYER_CLASSES = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 # Rotary embeddings that depend on the position alone; others also look at the length of the text.
@@ -109,37 +110,51 @@ class LlamaLoop:
         self._forks: tuple[torch.Tensor, torch.Tensor, TreeAttention] | None = None
 
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: TreeAttention,
+        wanted: torch.Tensor,
+        *,
+        streamed: Sequence[int] = (),
     ) -> torch.Tensor:
         """As `TreeModel.logits`."""
         hidden = F.embedding(tokens, self.embedding)  # [rows, width]
         while attention.last_position + self.num_streams >= self._table.shape[0]:
             self._table = self.rope_table(2 * self._table.shape[0])
         rope = self._table.index_select(0, positions)  # [rows, 2, 1, head dim]
+        seen: Callable[..., torch.Tensor] = attention
         for index, layer in enumerate(self.layers):
             if index == self.first_with_streams:
                 self._forks = hidden, positions, attention
-            hidden = self._block(index, layer, hidden, rope, attention)
+                if streamed:
+                    ahead, places, theirs = self._streams(streamed)
+                    seen = BothAttentions(attention, theirs, hidden.shape[0])
+                    hidden, rope = torch.cat((hidden, ahead)), torch.cat((rope, places))
+            hidden = self._block(index, layer, hidden, rope, seen)
         if wanted.shape[0] != hidden.shape[0]:
             hidden = hidden.index_select(0, wanted)
         return self._logits_of(hidden)
 
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """As `TreeModel.ahead`."""
+        streams, rope, seen = self._streams(rows)
+        for index in range(self.first_with_streams, len(self.layers)):
+            streams = self._block(index, self.layers[index], streams, rope, seen)
+        return self._logits_of(streams).unflatten(0, (-1, self.num_streams))
+
+    def _streams(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, StreamAttention]:
+        """The streams of these rows [s]: their first states [s * num_streams, width], rope, attention."""
         assert self._forks is not None
         hidden, positions, attention = self._forks
         chosen = torch.tensor(rows, device=hidden.device)
         places = torch.arange(1, self.num_streams + 1, device=hidden.device)
         places = (positions.index_select(0, chosen)[:, None] + places).flatten()
-        rope = self._table.index_select(0, places)
-        seen = attention.streams(rows, self.num_streams)
         streams = (hidden.index_select(0, chosen)[:, None] + self.stream_embeddings).flatten(0, 1)
-        for index in range(self.first_with_streams, len(self.layers)):
-            streams = self._block(index, self.layers[index], streams, rope, seen)
-        return self._logits_of(streams).unflatten(0, (-1, self.num_streams))
+        return streams, self._table.index_select(0, places), attention.streams(rows, self.num_streams)
 
     def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.head(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps))
+        return self.head(rms_normed(hidden, self.eps) * self.norm)
 
     def _block(
         self,
@@ -150,11 +165,10 @@ class LlamaLoop:
         attention: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
         """[rows, width] -> [rows, width]"""
-        width = hidden.shape[-1:]
-        normed = F.rms_norm(hidden, width, None, self.eps)
+        normed = rms_normed(hidden, self.eps)
         attended = self._attend(index, normed, cos=rope[:, 0], sin=rope[:, 1], attention=attention)
         hidden = layer.o.added_to(hidden, attended)
-        normed = F.rms_norm(hidden, width, None, self.eps)
+        normed = rms_normed(hidden, self.eps)
         gate, up = layer.gate_up(normed).chunk(2, -1)
         return layer.down.added_to(hidden, F.silu(gate).mul_(up))
 
@@ -174,7 +188,7 @@ class LlamaLoop:
         qkv = layer.qkv(hidden).view(hidden.shape[0], -1, head_dim)
         rotated = qkv[:, :num_rotated]
         if layer.qk_norm is not None:
-            rotated = F.rms_norm(rotated, (head_dim,), None, self.eps) * layer.qk_norm
+            rotated = rms_normed(rotated, self.eps) * layer.qk_norm
         # The table's sine carries the sign of the half that changes places, so that a roll does it.
         rotated = torch.addcmul(rotated * cos, rotated.roll(head_dim // 2, -1), sin)
         out = attention(

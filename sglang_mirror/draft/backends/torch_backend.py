@@ -25,9 +25,26 @@ class TreeModel(Protocol):
     num_streams: int
 
     def logits(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attention: TreeAttention, wanted: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: TreeAttention,
+        wanted: torch.Tensor,
+        *,
+        streamed: Sequence[int] = (),
     ) -> torch.Tensor:
-        """Logits [w, V] of the rows `wanted` [w] of a forward of `tokens` and `positions` [rows]."""
+        """Logits of a forward of `tokens` and `positions` [rows].
+
+        Args:
+            tokens: of the rows.
+            positions: of the rows.
+            attention: of the rows.
+            wanted: rows [w], and streams, numbered behind the rows.
+            streamed: rows whose streams are computed along, ascending; of a streaming draft only.
+
+        Returns:
+            [w, V]
+        """
 
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
@@ -42,6 +59,10 @@ class TorchBackend:
         runner: how to run it.
         num_tokens: the tokenizer's ids are below it; rows that only pad the vocabulary are never proposed.
     """
+
+    # Rows and streams of a forward up to which every row's streams are computed along with it: a few more
+    # cost less than reading the head once more, for the streams of the last right row of each branch alone.
+    most_along = 16
 
     def __init__(self, model: Any, name: str, runner: TreeModel, *, num_tokens: int) -> None:
         config = model.config.get_text_config()
@@ -65,8 +86,13 @@ class TorchBackend:
     def new_cache(self) -> TensorCache:
         return TensorCache(self._shape)
 
-    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written."""
+    def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
+        """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written.
+
+        Args:
+            segments: the rows.
+            streamed: rows of the forward, ascending, whose streams' logits follow those of all rows.
+        """
         device = self._shape.device
         tokens: list[int] = []
         positions: list[int] = []
@@ -75,13 +101,14 @@ class TorchBackend:
             wanted += [len(tokens) + row for row in segment.wanted]
             tokens += segment.tokens
             positions += segment.positions
+        wanted += range(len(tokens), len(tokens) + len(streamed) * self._runner.num_streams)
         attention = TreeAttention(
             segments, dtype=self._shape.dtype, device=device, sliding_window=self._sliding_window
         )
         with torch.inference_mode():
             rows = torch.tensor((tokens, positions), device=device)
             last = torch.tensor(wanted, dtype=torch.long, device=device)
-            return self._runner.logits(rows[0], rows[1], attention, last)
+            return self._runner.logits(rows[0], rows[1], attention, last, streamed=streamed)
 
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
@@ -89,39 +116,31 @@ class TorchBackend:
             return self._runner.ahead(rows)
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
-        count = min(num_candidates, self._num_tokens)
-        following = iter(self._candidates_of(segments, count))
+        count, streams = min(num_candidates, self._num_tokens), self._runner.num_streams
+        asked = [_streamed(segment) if streams else [] for segment in segments]
+        rows = _rows_of(segments, asked)
+        along = len(rows) * (1 + streams) <= self.most_along
+        following = iter(self._candidates_of(segments, rows if along else (), count))
         found = [[next(following) for _ in segment.wanted] for segment in segments]
-        guesses = (
-            self._guesses(segments, found, count) if self._runner.num_streams else [{} for _ in segments]
-        )
+        if not along:
+            asked = [last_confirmed(segment, ours) for segment, ours in zip(segments, found, strict=True)]
+            rows = _rows_of(segments, asked)
+            following = iter(self._candidates_ahead(rows, count) if rows else ())
+        ahead = [{place: tuple(itertools.islice(following, streams)) for place in places} for places in asked]
         return [
-            [Said(said, ahead.get(place, ())) for place, said in enumerate(ours)]
-            for ours, ahead in zip(found, guesses, strict=True)
+            [Said(said, guesses.get(place, ())) for place, said in enumerate(ours)]
+            for ours, guesses in zip(found, ahead, strict=True)
         ]
 
-    def _candidates_of(self, segments: Sequence[Segment], count: int) -> list[Candidates]:
-        """The most probable tokens after all wanted rows, segment by segment."""
-        return self._candidates(self.logits(segments), count)
+    def _candidates_of(
+        self, segments: Sequence[Segment], streamed: Sequence[int], count: int
+    ) -> list[Candidates]:
+        """The most probable tokens after all wanted rows, then those of the streams; see `logits`."""
+        return self._candidates(self.logits(segments, streamed), count)
 
     def _candidates_ahead(self, rows: Sequence[int], count: int) -> list[Candidates]:
         """Those of the streams of these rows of the last forward, row by row."""
         return self._candidates(self.ahead(rows).flatten(0, 1), count)
-
-    def _guesses(
-        self, segments: Sequence[Segment], found: Sequence[Sequence[Candidates]], count: int
-    ) -> list[dict[int, tuple[Candidates, ...]]]:
-        """What the streams say, for each segment by place among its wanted rows."""
-        places = [last_confirmed(segment, ours) for segment, ours in zip(segments, found, strict=True)]
-        rows, first = list[int](), 0
-        for segment, asked in zip(segments, places, strict=True):
-            rows += [first + segment.wanted[place] for place in asked]
-            first += len(segment.tokens)
-        said = iter(self._candidates_ahead(rows, count) if rows else ())
-        return [
-            {place: tuple(itertools.islice(said, self._runner.num_streams)) for place in asked}
-            for asked in places
-        ]
 
     def _candidates(self, logits: torch.Tensor, count: int) -> list[Candidates]:
         """The most probable tokens of each of [rows, V]."""
@@ -130,6 +149,21 @@ class TorchBackend:
             tokens, logprobs = _most_probable(torch.log_softmax(kept, -1, dtype=torch.float32), count)
         pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
         return [Candidates(tuple(ids), tuple(values)) for ids, values in pairs]
+
+
+def _streamed(segment: Segment) -> list[int]:
+    """Places among the wanted rows of those whose streams are wanted."""
+    rows = set(segment.streamed)
+    return [place for place, row in enumerate(segment.wanted) if row in rows]
+
+
+def _rows_of(segments: Sequence[Segment], places: Sequence[Sequence[int]]) -> list[int]:
+    """Rows of the forward, by their places among their segments' wanted ones."""
+    rows, first = list[int](), 0
+    for segment, ours in zip(segments, places, strict=True):
+        rows += [first + segment.wanted[place] for place in ours]
+        first += len(segment.tokens)
+    return rows
 
 
 def _most_probable(logprobs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
