@@ -212,6 +212,7 @@ def tuning(content: dict[str, Any]) -> str:
 SECTIONS = (
     ("bench.json", "The comparison", comparison),
     ("bench-8.json", "The comparison with eight questions at once", comparison),
+    ("spec-bench.json", "Spec-Bench's questions, two a task", comparison),
     ("latency.json", "The latency law", latency),
     ("eagle3.json", "The EAGLE3 head, position by position", positions),
     ("tune.json", "What the arms' settings were chosen from", tuning),

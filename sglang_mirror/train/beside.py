@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from sglang_mirror.errors import MirrorError
 from sglang_mirror.train import heldout
 from sglang_mirror.train.device import training_device
 from sglang_mirror.train.distill import MixedWindows
@@ -45,14 +47,14 @@ def arguments(description: str | None, *, gets: str, minutes: float) -> argparse
 
 
 def begin(args: argparse.Namespace) -> torch.device:
-    """Progress to the log, and so many threads; the device to train on.
-
-    Raises:
-        MirrorError: as `training_device`.
-    """
+    """Progress to the log, and so many threads; the device to train on. Ends the process if that is none."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    return training_device(args.device)
+    try:
+        return training_device(args.device)
+    except MirrorError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def plan_of(budget: Budget, *, tokens_per_step: int, lr_scale: float = 1.0) -> Plan:

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sglang_mirror.errors import MirrorError
 from sglang_mirror.train.attention import NAME
+from sglang_mirror.train.beside import arguments, begin
 from sglang_mirror.train.data import Windows
 from sglang_mirror.train.device import training_device
 from sglang_mirror.train.eagle3 import Eagle3Head, eagle3_loss
@@ -32,6 +33,14 @@ def test_one_that_is_not(name: str) -> None:
         MirrorError, match=rf"^--device {name}: .*; give cpu, or cuda on a machine with a GPU$"
     ):
         training_device(name)
+
+
+def test_a_recipe_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = arguments(None, gets="streaming", minutes=1).parse_args(["--device", "gpu"])
+    asked.threads = torch.get_num_threads()
+    with pytest.raises(SystemExit, match="2"):
+        begin(asked)
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def streaming() -> Loss:
