@@ -224,7 +224,6 @@ SECTIONS = (
     ("windows.json", "Windows of full size: either draft, chain and tree", windows),
     ("windows-33m.json", "The same drafts in the shape of 33 million parameters", windows),
     ("law-stream.json", "The law with streams and trees", law),
-    ("law-again.json", "And once more, at temperature 1 alone", law),
     ("policy.json", "Speculation given up where it loses", comparison),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
