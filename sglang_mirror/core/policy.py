@@ -116,7 +116,10 @@ class Policy:
         """What is known of such batches. What does not pay for fewer requests is not begun with for more."""
         size = 1 << (batch - 1).bit_length()
         if (sampled, size) not in self._choices:
-            smaller = [self._choices.get((sampled, 1 << power)) for power in range(size.bit_length() - 1)]
-            given_up = any(choice is not None and not choice.speculating for choice in smaller)
+            given_up = any(
+                not choice.speculating
+                for (kind, known), choice in self._choices.items()
+                if kind == sampled and known < size
+            )
             self._choices[sampled, size] = _Choice(speculating=not given_up)
         return self._choices[sampled, size]

@@ -197,14 +197,10 @@ def _stream_mask(
     mask: torch.Tensor | None, num_slots: int, rows: list[int], count: int, like: torch.Tensor
 ) -> torch.Tensor:
     """[s * count, num_slots + s * count]: 0 where a stream of one of these rows sees, HIDDEN where not."""
-    block = _up_to_each(count, like.dtype, like.device)
-    if len(rows) == 1:  # a window's only tip, most often
-        text = like.new_zeros(num_slots) if mask is None else mask[rows[0]]
-        return torch.cat((text.expand(count, -1), block), 1)
     text = like.new_zeros(len(rows), num_slots) if mask is None else mask[rows]
     own = like.new_full((len(rows), count, len(rows), count), HIDDEN)
     places = torch.arange(len(rows), device=like.device)
-    own[places, :, places, :] = block
+    own[places, :, places, :] = _up_to_each(count, like.dtype, like.device)
     return torch.cat((text.repeat_interleave(count, 0), own.flatten(2).flatten(0, 1)), 1)
 
 

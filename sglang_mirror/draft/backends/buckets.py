@@ -60,6 +60,11 @@ class Buckets:
         num_candidates: to find for each row, until more are asked for.
         device: where it computes; without a GPU eagerly.
 
+    Attributes:
+        num_words: of a row's bits that there is room for.
+        num_candidates: found for each row.
+        buckets: one a size, ascending.
+
     Raises:
         RuntimeError: it cannot be captured.
     """

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sglang_mirror.draft.backends.linear import Linear
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
+from sglang_mirror.draft.backends.norm import rms_normed
 from sglang_mirror_kernels.rows import Layer, TreeRows
 from sglang_mirror_kernels.select import gate, rotate, tree_attention
 
@@ -103,7 +104,7 @@ class StaticLlama:
         That spares a launch. Without the norm, float16 might overflow, and a bias would be scaled.
         """
         if linear.has_bias or hidden.dtype == torch.float16:
-            return linear(F.rms_norm(hidden, hidden.shape[-1:], None, self._loop.eps)), None
+            return linear(rms_normed(hidden, self._loop.eps)), None
         return linear(hidden), hidden
 
     def _head(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
