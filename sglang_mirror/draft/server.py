@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -73,6 +74,8 @@ class DraftServer:
         limits: rows in a forward.
         trace: where forwards are written down.
         parent: whose end is ours too.
+        spin_s: for so long after it last had anything to do, an idle draft looks again at once instead of
+            sleeping until a message comes: to be woken takes longer than the message does.
     """
 
     def __init__(
@@ -84,10 +87,12 @@ class DraftServer:
         limits: Limits,
         trace: Trace,
         parent: ParentWatch,
+        spin_s: float = 0.0,
     ) -> None:
         self._channel = channel
         self._trace = trace
         self._parent = parent
+        self._spin_s = spin_s
         self._service = DraftService(backend, vocabulary, channel.send, limits=limits, trace=trace)
         self._stopping = False
         self._garbled: set[str] = set()
@@ -105,17 +110,20 @@ class DraftServer:
         gc.collect()
         gc.freeze()
         with self._channel, self._trace:
-            idle = True
+            idle, busy_s = True, -math.inf
             while not self._stopping:
                 now_s = time.monotonic()
                 wait_s = self._service.beat(now_s) - now_s
                 if self._parent.gone():
                     logger.info("the parent has ended")
                     return
-                heard = self._hear(min(int(wait_s * 1000) + 1, LONGEST_WAIT_MS) if idle else 0)
-                if idle and not heard:
+                asleep = idle and now_s - busy_s >= self._spin_s
+                heard = self._hear(min(int(wait_s * 1000) + 1, LONGEST_WAIT_MS) if asleep else 0)
+                if asleep and not heard:
                     self._trace.flush()
                 idle = not self._service.step()
+                if heard or not idle:
+                    busy_s = time.monotonic()
 
     def _hear(self, timeout_ms: int) -> bool:
         """Take in what has come; wait for the first at most `timeout_ms`. Whether there was anything."""

@@ -181,13 +181,16 @@ def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
         ({"endpoint": "tcp://127.0.0.1:1"}, "CURVE keys"),
         ({"endpoint": "ipc:///nowhere/at/all", "backend": "scripted"}, "cannot be bound"),
         ({"backend": "scripted", "threads": "-1"}, "--threads -1: give 1 or more"),
+        ({"backend": "scripted", "spin_ms": "-1"}, "--spin-ms -1: give 0 or more"),
         ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
         ({"backend": "scripted", "trace": "/nowhere/t"}, "there is no folder /nowhere"),
     ],
 )
 def test_settings_that_cannot_work(options: dict[str, str], said: str, model: str, tmp_path: Path) -> None:
     settings = {"model": model, "endpoint": f"ipc://{tmp_path}/d", **options}
+    spin_ms = settings.pop("spin_ms", None)
     command = DraftCommand(**settings).arguments(os.getpid())  # type: ignore[arg-type]
+    command += ["--spin-ms", spin_ms] if spin_ms else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     assert done.returncode == 2
     assert said in done.stderr
