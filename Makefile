@@ -62,19 +62,23 @@ bench-windows: install  ## what a window of 7 takes of either draft, and 16 node
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
 	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu
 
-# A large target's draft has 0.6 billion parameters; on one GPU it computes beside the target.
-GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --timeline --server-flags \
+# A large target's draft has 0.6 billion parameters. Two servers at once fit into one GPU.
+GPU_SHAPES := qwen3-14b+0.6b qwen3-32b+0.6b
+GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together 2 --timeline --server-flags \
 	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
-GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:0 mirror:draft=streaming,draft_device=cuda:0 \
+# The draft on a second GPU; on the target's, taking turns and with a share of its own; on half of the cores.
+GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 \
+	mirror:draft_device=cuda:0,draft_share=25 mirror:draft_device=cuda:0,draft_share=25,exit_vocab=32768 \
+	mirror:draft=streaming,draft_device=cuda:0,draft_share=25 \
 	mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
 
 gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
-	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b
-	$(BIN)/python -m sglang_mirror.draft.timing --shape 0.6b --device cuda --roots 64 --gamma 7
-	$(BIN)/sglang-mirror bench run $(GPU_SERVED) --enlarge qwen3-14b+0.6b --together 4 --arms $(GPU_ARMS) \
-		--json out/gpu-14b.json
-	$(BIN)/sglang-mirror bench run $(GPU_SERVED) --enlarge qwen3-32b+0.6b --together 2 --arms $(GPU_ARMS) \
-		--json out/gpu-32b.json
+	mkdir -p out
+	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b > out/gpu-signal.json
+	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b --exit-vocab 32768 > out/gpu-signal-32k.json
+	$(BIN)/python -m sglang_mirror.draft.timing --model $(MODELS)/draft --shape 0.6b > out/gpu-draft.json
+	$(BIN)/python -m sglang_mirror.bench.mps $(BIN)/sglang-mirror bench run $(GPU_SERVED) \
+		--enlarge $(GPU_SHAPES) --arms $(GPU_ARMS) --json out/gpu.json
 
 tune: install  ## settings over a grid, each beside mirror's present ones; 35 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 96 --repeats 2 --together 4 \

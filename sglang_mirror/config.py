@@ -40,6 +40,12 @@ class MirrorConfig:
     draft_device: str = _setting(
         "auto", "where the draft computes: cpu, cuda:1, ... (auto: a free GPU or cpu)"
     )
+    draft_share: int | None = _setting(
+        None,
+        "with MPS, percent of the target's GPU that a draft on it may use; the target keeps the rest",
+        low=1,
+        high=99,
+    )
     draft_backend: str = _setting("torch", "what computes the draft: torch; torch-eager: no CUDA graphs")
     draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
     draft_threads: int = _setting(1, "the draft's threads on a CPU", low=1)

@@ -30,7 +30,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In a child, before it becomes a server: whatever ends us, a kill too, the kernel tells it to end."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -119,7 +119,7 @@ class Server:
             stderr=subprocess.STDOUT,
             env=self._environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call, of a library that is loaded already
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one call, of a library that is loaded already
         )
         return self
 

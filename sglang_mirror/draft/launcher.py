@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import IO
 
 from sglang_mirror.errors import DraftError
@@ -37,6 +38,7 @@ class DraftCommand:
     curve_dir: str | None = None
     insecure_tcp: bool = False
     streamed_branches: bool = False  # even where the device alone would not have it
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables added to ours
 
     def arguments(self, parent_pid: int) -> list[str]:
         """The command line, for a process that ends with `parent_pid`."""
@@ -91,6 +93,7 @@ class DraftProcess:
         """
         threads = str(self._command.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment.update(self._command.environment)
         try:
             self._process = subprocess.Popen(
                 self._command.arguments(os.getpid()),

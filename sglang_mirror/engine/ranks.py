@@ -20,6 +20,7 @@ from sglang_mirror.core.worth import Worth
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.placing import draft_device, target_gpus
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses, exit_candidates
 from sglang_mirror.engine.supervisor import DraftSupervisor
@@ -115,6 +116,7 @@ class LeadingRank:
             config,
             shape=shape,
             target=server_args.model_path,
+            device=draft_device(config.draft_device, target_gpus(server_args), torch.cuda.device_count()),
             vocab_size=vocab_size,
             counters=counters,
         )

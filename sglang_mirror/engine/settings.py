@@ -11,7 +11,7 @@ from typing import Any
 
 from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.engine import probe
+from sglang_mirror.engine import placing, probe
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
@@ -83,6 +83,7 @@ def adopt(args: Any) -> None:
         args.max_running_requests = DEFAULT_MAX_RUNNING_REQUESTS
     # Outcomes are looked up on the host, which must have them before it can send the next window.
     args.disable_overlap_schedule = True
+    placing.hold_target(resolve())
 
 
 def problems(args: Any) -> list[str]:
@@ -97,7 +98,8 @@ def problems(args: Any) -> list[str]:
         config = resolve()
     except SettingsError as error:
         return found + list(error.reasons)
-    return found + _exit_problems(args, config) + _draft_problems(args, config)
+    found += _exit_problems(args, config) + _draft_problems(args, config)
+    return found + placing.share_problems(args, config)
 
 
 def endpoint_objections(args: Any) -> list[str]:

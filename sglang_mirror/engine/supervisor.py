@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.placing import SHARE
 from sglang_mirror.engine.probe import hello
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.channel import TargetChannel
@@ -37,6 +36,7 @@ class DraftSupervisor:
         config: the settings.
         shape: bounds of a window.
         target: the target's model folder or name; its tokenizer must be the draft's.
+        device: where a draft that we start computes.
         vocab_size: the target's token ids are below it.
         counters: where to count.
     """
@@ -47,6 +47,7 @@ class DraftSupervisor:
         *,
         shape: WindowShape,
         target: str,
+        device: str,
         vocab_size: int,
         counters: Counters,
     ) -> None:
@@ -57,7 +58,7 @@ class DraftSupervisor:
         self._process: DraftProcess | None = None
         if endpoint is None:
             endpoint, self._folder = private_ipc_endpoint()
-            self._process = DraftProcess(_command(config, endpoint))
+            self._process = DraftProcess(_command(config, endpoint, device))
         self.endpoint = endpoint
         self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
         self.client = DraftClient(
@@ -139,23 +140,17 @@ class DraftSupervisor:
             logger.warning("mirror: the draft process ended; it is started again")
 
 
-def _command(config: MirrorConfig, endpoint: str) -> DraftCommand:
+def _command(config: MirrorConfig, endpoint: str, device: str) -> DraftCommand:
     assert config.draft_model is not None, "settings.problems() lets nothing else through"
+    share = {} if config.draft_share is None else {SHARE: str(config.draft_share)}
     return DraftCommand(
         model=config.draft_model,
-        device=_device(config.draft_device),
+        device=device,
         backend=config.draft_backend,
         endpoint=endpoint,
         dtype=config.draft_dtype,
         threads=config.draft_threads,
         cpus=config.draft_cpus,
         trace=config.draft_trace,
+        environment=share,
     )
-
-
-def _device(wanted: str) -> str:
-    """`auto`: the GPU after the target's, if there is one; the host's cores otherwise."""
-    if wanted != "auto":
-        return wanted
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return f"cuda:{(torch.cuda.current_device() + 1) % count}" if count > 1 else "cpu"

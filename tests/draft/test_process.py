@@ -160,6 +160,12 @@ def test_dies_with_its_parent(model: str, tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_its_variables_replace_ours(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARE", "75")
+    process, _ = start(backend="scripted", environment={"SHARE": "25"})
+    assert "SHARE=25" in Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8").split("\0")
+
+
 def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
     import threading  # noqa: PLC0415
 

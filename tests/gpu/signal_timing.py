@@ -36,9 +36,9 @@ DEADLINE_S = 60.0
 
 
 class Stand:
-    """Layers of a shape: random weights, products only."""
+    """Layers of a shape: random weights, products only; its exit reads the head's first `exit_vocab` rows."""
 
-    def __init__(self, shape: Shape, rows: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, rows: int, exit_vocab: int, device: torch.device) -> None:
         width, heads = shape.hidden_size, shape.num_attention_heads + shape.num_key_value_heads
         # A layer's parameters as two matrices of one size.
         inner = (2 * heads * shape.head_dim + 3 * shape.intermediate_size) // 2
@@ -49,10 +49,11 @@ class Stand:
         ]
         self.head = torch.randn((shape.vocab_size, width), dtype=torch.bfloat16, device=device) * scale
         self.rows = torch.randn((rows, width), dtype=torch.bfloat16, device=device)
+        self._exit_head = self.head[:exit_vocab]
 
     def read(self, hidden: torch.Tensor, _batch: Any = None) -> torch.Tensor:
-        """Norm and head: [N, V]."""
-        return F.linear(F.rms_norm(hidden, hidden.shape[-1:]), self.head)
+        """The exit's norm and head: [N, exit_vocab]."""
+        return F.linear(F.rms_norm(hidden, hidden.shape[-1:]), self._exit_head)
 
     def forward(self, *, layers: int, tap: StreamedExit | None = None, at: int = 0) -> torch.Tensor:
         hidden = self.rows
@@ -60,7 +61,7 @@ class Stand:
             if tap is not None and number == at:
                 tap.take(hidden, None)
             hidden = hidden + F.linear(F.linear(hidden, up), down)
-        logits = self.read(hidden)
+        logits = F.linear(F.rms_norm(hidden, hidden.shape[-1:]), self.head)
         if tap is not None:
             tap.finish()
         return logits
@@ -107,13 +108,14 @@ def _draft(endpoint: str, ready: Any, count: int, times: Any) -> None:
     channel.close()
 
 
-def measure(shape: Shape, *, nodes: int, count: int) -> dict[str, Any]:
+def measure(shape: Shape, *, nodes: int, exit_vocab: int, count: int) -> dict[str, Any]:
     """The figures of one shape, times in milliseconds, medians and spreads of `count` replays."""
     device = torch.device("cuda")
-    stand, layers = Stand(shape, nodes, device), shape.num_hidden_layers
+    stand, layers = Stand(shape, nodes, exit_vocab, device), shape.num_hidden_layers
     tap = StreamedExit(stand.read, KAPPA, topk=1, rows=nodes, device=device)
     half = captured(lambda: stand.forward(layers=layers // 2))
     head = captured(lambda: stand.read(stand.rows))
+    whole = captured(lambda: stand.forward(layers=0))
     without = captured(lambda: stand.forward(layers=layers))
     with_exit = captured(lambda: stand.forward(layers=layers, tap=tap, at=layers // 2))
     children = torch.arange(nodes, dtype=torch.int64)[:, None]
@@ -155,10 +157,13 @@ def measure(shape: Shape, *, nodes: int, count: int) -> dict[str, Any]:
             draft.terminate()
     tap.mailbox.close()
     before, plain, read = timed(half, count), timed(without, count), timed(head, count)
-    until = statistics.median(before) - statistics.median(read)  # the half graph ends with a head too
+    until = statistics.median(before) - statistics.median(
+        timed(whole, count)
+    )  # the half ends with a head too
     return {
         "parameters": shape.num_parameters,
         "nodes": nodes,
+        "exit_vocab": exit_vocab,
         "step_without_exit": spread(plain),
         "step_with_exit": spread(timed(with_exit, count)),
         "step_with_exit_and_reader": spread(steps),
@@ -184,13 +189,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="qwen3-14b", help="as `sglang-mirror bench run --enlarge` has it")
     parser.add_argument("--nodes", type=int, default=9, help="of the window")
+    parser.add_argument("--exit-vocab", type=int, help="rows of the head that the exit reads (default: all)")
     parser.add_argument("--count", type=int, default=100, help="replays (default: %(default)s)")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.stderr.write("signal_timing: there is no GPU here\n")
         return 1
     with torch.inference_mode():
-        found = measure(parse_shape(args.shape), nodes=args.nodes, count=args.count)
+        shape = parse_shape(args.shape)
+        exit_vocab = args.exit_vocab or shape.vocab_size
+        found = measure(shape, nodes=args.nodes, exit_vocab=exit_vocab, count=args.count)
     sys.stdout.write(json.dumps({"shape": args.shape, **found}) + "\n")
     return 0
 

@@ -1,0 +1,109 @@
+"""Where the draft computes, and how a GPU that it shares with its target is divided."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.engine import placing
+from sglang_mirror.engine.supervisor import _command
+
+
+def arguments(**changed: Any) -> SimpleNamespace:
+    """SGLang's settings, as far as they say where its ranks are."""
+    usual = {"device": "cuda", "base_gpu_id": 0, "gpu_id_step": 1, "tp_size": 1, "dp_size": 1, "nnodes": 1}
+    return SimpleNamespace(**{**usual, **changed})
+
+
+@pytest.mark.parametrize(
+    ("args", "gpus"),
+    [
+        ({}, [0]),
+        ({"device": "cpu"}, []),
+        ({"tp_size": 4}, [0, 1, 2, 3]),
+        ({"tp_size": 2, "base_gpu_id": 2}, [2, 3]),
+        ({"tp_size": 2, "gpu_id_step": 2}, [0, 2]),
+        ({"tp_size": 2, "dp_size": 2}, [0, 1, 2, 3]),
+        ({"tp_size": 8, "nnodes": 2}, [0, 1, 2, 3]),
+    ],
+)
+def test_the_targets_gpus(args: dict[str, Any], gpus: list[int]) -> None:
+    assert placing.target_gpus(arguments(**args)) == gpus
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "num_gpus", "device"),
+    [
+        ("auto", [0], 0, "cpu"),
+        ("auto", [0], 1, "cpu"),
+        ("auto", [0], 2, "cuda:1"),
+        ("auto", [0, 1], 4, "cuda:2"),
+        ("auto", [2, 3], 4, "cuda:0"),
+        ("auto", [0, 1], 2, "cpu"),
+        ("cuda:0", [0], 1, "cuda:0"),
+        ("cpu", [0], 2, "cpu"),
+    ],
+)
+def test_auto_takes_a_gpu_that_the_target_leaves_free(
+    wanted: str, taken: list[int], num_gpus: int, device: str
+) -> None:
+    assert placing.draft_device(wanted, taken, num_gpus) == device
+
+
+@pytest.fixture
+def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is seen of a Multi-Process Service that runs: its control pipe."""
+    os.mkfifo(tmp_path / "control")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+
+
+SHARED = {"draft_model": "d", "draft_device": "cuda:0", "draft_share": 25}
+
+
+@pytest.mark.usefixtures("mps")
+@pytest.mark.parametrize(
+    ("args", "changed", "said"),
+    [
+        ({}, {}, ""),
+        ({}, {"draft_share": None, "draft_device": "cpu"}, ""),
+        ({"base_gpu_id": 1}, {"draft_device": "cuda:1"}, ""),
+        ({}, {"draft_device": "auto"}, "the target has cuda:0 and the draft auto; give both the same"),
+        ({}, {"draft_device": "cuda:1"}, "the draft cuda:1; give both the same"),
+        ({"tp_size": 2}, {}, "the target has cuda:0, cuda:1 and the draft cuda:0"),
+        ({"device": "cpu"}, {}, "the target has the host's cores"),
+        ({}, {"draft_endpoint": "ipc:///d"}, "the draft at ipc:///d is not started by us"),
+    ],
+)
+def test_what_a_share_needs(args: dict[str, Any], changed: dict[str, Any], said: str) -> None:
+    config = MirrorConfig(**{**SHARED, **changed})  # type: ignore[arg-type]
+    problems = placing.share_problems(arguments(**args), config)
+    assert len(problems) == (said != "")
+    assert said in "".join(problems)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a file"])
+def test_a_share_needs_the_service(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    if kind == "a file":
+        (tmp_path / "control").touch()
+    problems = placing.share_problems(arguments(), MirrorConfig(**SHARED))  # type: ignore[arg-type]
+    assert len(problems) == 1
+    assert "--mirror-draft-share 25: CUDA's Multi-Process Service does not run" in problems[0]
+    assert "nvidia-cuda-mps-control -d" in problems[0]
+
+
+def test_each_side_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(placing.SHARE, raising=False)
+    placing.hold_target(MirrorConfig())
+    assert placing.SHARE not in os.environ
+    config = MirrorConfig(**SHARED)  # type: ignore[arg-type]
+    monkeypatch.setenv(placing.SHARE, "")  # to be taken back with the test
+    placing.hold_target(config)
+    assert os.environ[placing.SHARE] == "75"
+    assert _command(config, "ipc:///d", "cuda:0").environment == {placing.SHARE: "25"}
+    assert not _command(MirrorConfig(draft_model="d"), "ipc:///d", "cpu").environment
