@@ -80,6 +80,11 @@ class MirrorConfig:
     start_timeout_s: float = _setting(
         60.0, "how long the server's start waits for the draft before it serves plainly", low=0
     )
+    schedule: Literal["sync", "overlap"] = _setting(
+        "sync",
+        "sync: SGLang takes a step's results in before the next; overlap: while the GPU computes the next",
+        choices=("sync", "overlap"),
+    )
     lockstep: bool = _setting(
         False, "wait for every branch before each commit: reproducible hits, for traces"
     )

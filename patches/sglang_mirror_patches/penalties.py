@@ -15,5 +15,11 @@ def around_eagle_sample(
 
     if isinstance(batch.spec_algorithm, MirrorAlgorithm) and not batch.forward_mode.is_idle():
         tokens = verify_input.draft_token.view(-1, verify_input.draft_token_num)
-        penalise(batch, tokens, verify_input.window_parents, logits_output.next_token_logits)
+        penalise(
+            batch,
+            tokens,
+            verify_input.window_parents,
+            verify_input.unread,
+            logits_output.next_token_logits,
+        )
     return original(verify_input, batch, logits_output, *args, **kwargs)

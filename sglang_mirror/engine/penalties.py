@@ -18,7 +18,11 @@ from sglang_mirror.core.window import depths
 
 
 def penalise(
-    batch: Any, tokens: torch.Tensor, parents: Sequence[Sequence[int]], logits: torch.Tensor
+    batch: Any,
+    tokens: torch.Tensor,
+    parents: Sequence[Sequence[int]],
+    unread: Sequence[Sequence[int]],
+    logits: torch.Tensor,
 ) -> None:
     """Apply every request's penalties to `logits` in place, and keep SGLang from applying its own.
 
@@ -26,6 +30,7 @@ def penalise(
         batch: SGLang's batch, whose sampling info is a copy for this forward.
         tokens: of the windows, roots included, int [B, n].
         parents: of their nodes, -1 for the roots, [B][n]; they come before their children.
+        unread: last tokens of each request's output that SGLang has not taken in, [B][...].
         logits: at every node, [B * n, V].
     """
     info = batch.sampling_info
@@ -36,27 +41,28 @@ def penalise(
     for row, (req, block) in enumerate(zip(batch.reqs, logits.split(num_nodes), strict=True)):
         # SGLang counts too few tokens, so while a request's end is forbidden, its stop tokens are in there.
         forbidden = None if additive is None else additive[row].isneginf()
-        _penalise(req, tokens[row].tolist(), parents[row], block, forbidden)
+        output = [*req.output_ids, *unread[row]]
+        _penalise(req.sampling_params, output, tokens[row].tolist(), parents[row], block, forbidden)
     info.acc_additive_penalties = info.acc_scaling_penalties = None
 
 
-def _penalise(
-    req: Any,
+def _penalise(  # noqa: PLR0917 - what is asked, what was said, the window, what the target says of it
+    asked: Any,
+    output: Sequence[int],
     window: Sequence[int],
     parents: Sequence[int],
     logits: torch.Tensor,
     forbidden: torch.Tensor | None,
 ) -> None:
     """One request; `window` [n] with its root, which is the last of the output; `logits` [n, V]."""
-    asked = req.sampling_params
-    if forbidden is not None and len(req.output_ids) < asked.min_new_tokens:
+    if forbidden is not None and len(output) < asked.min_new_tokens:
         for node, depth in enumerate(depths(parents)):
-            if len(req.output_ids) + depth < asked.min_new_tokens:
+            if len(output) + depth < asked.min_new_tokens:
                 logits[node].masked_fill_(forbidden, -torch.inf)
     if not (asked.frequency_penalty or asked.presence_penalty or asked.repetition_penalty != 1.0):
         return
     counts = torch.zeros_like(logits, dtype=torch.float32)  # [n, V]
-    said = torch.tensor(req.output_ids, dtype=torch.int64, device=logits.device)
+    said = torch.tensor(output, dtype=torch.int64, device=logits.device)
     counts[0].scatter_add_(0, said, torch.ones_like(said, dtype=torch.float32))
     for node, parent in enumerate(parents[1:], start=1):
         counts[node] = counts[parent]

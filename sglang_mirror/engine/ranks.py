@@ -30,6 +30,7 @@ from sglang_mirror.protocol.liveness import Peer
 # Lockstep is for traces: a draft that takes longer is broken.
 LOCKSTEP_WAIT_MS = 5000.0
 Windows = list[Window | None]
+NOBODY = 0  # requests are numbered from 1
 
 
 class _Step(NamedTuple):
@@ -57,7 +58,14 @@ class FollowingRank:
     def open(self, reqs: Sequence[Any]) -> None:
         """Requests are being prefilled."""
 
-    def windows(self, _reqs: Sequence[Any], _cycle_s: float | None, *, sampled: bool) -> Windows:  # noqa: ARG002
+    def windows(
+        self,
+        _reqs: Sequence[Any],
+        _unread: Sequence[Sequence[int]],
+        _cycle_s: float | None,
+        *,
+        sampled: bool,  # noqa: ARG002 - the leading rank's form
+    ) -> Windows:
         """Each request's window, None where it has none."""
         found: Windows = self._group.broadcast_object(None, src=0)
         return found
@@ -73,7 +81,7 @@ class FollowingRank:
 
         Args:
             windows: as they were verified.
-            committed: tokens of each request.
+            committed: tokens of each request; none if it had ended before.
             times: when verification began and ended.
             num_rows: that it had, of all requests together.
         """
@@ -142,11 +150,19 @@ class LeadingRank:
             self._client.open(req.rid, _tokens_of(req))
             self._prefilled[req.rid] = req
 
-    def windows(self, reqs: Sequence[Any], cycle_s: float | None, *, sampled: bool) -> Windows:
+    def windows(
+        self,
+        reqs: Sequence[Any],
+        unread: Sequence[Sequence[int]],
+        cycle_s: float | None,
+        *,
+        sampled: bool,
+    ) -> Windows:
         """See `FollowingRank.windows`; waits for those that can be expected.
 
         Args:
             reqs: of the batch.
+            unread: last tokens of each one's output that SGLang has not taken in.
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
             sampled: whether any of them draws its tokens.
         """
@@ -155,7 +171,7 @@ class LeadingRank:
         self._requests, self._sampled = [], sampled
         ours: Windows = [None] * len(reqs)
         if self._policy is None or self._policy.choose(len(reqs), sampled=sampled):
-            self._requests = [self._request_of(req) for req in reqs]
+            self._requests = [self._request_of(*pair) for pair in zip(reqs, unread, strict=True)]
             if self._config.miss == "wait":
                 self._client.collect(self._requests, self._config.miss_wait_ms)
             ours = [request.window for request in self._requests]
@@ -179,6 +195,9 @@ class LeadingRank:
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
         """
         self._last = _Step(len(committed), self._sampled, any(windows), sum(map(len, committed)))
+        live = [place for place, tokens in enumerate(committed) if tokens]
+        windows, committed = [windows[place] for place in live], [committed[place] for place in live]
+        self._requests = [self._requests[place] for place in live if self._requests]
         hits: list[Branch | None] = [None] * len(committed)
         if self._worth is not None:
             self._worth.verified(num_rows, times[1] - times[0])
@@ -220,10 +239,12 @@ class LeadingRank:
         least = math.exp(self._client.least)
         return {**self._supervisor.report(), "speculating": policy, "least_chance": least}
 
-    def _request_of(self, req: Any) -> Request:
-        committed_len = len(req.origin_input_ids) + len(req.output_ids)
+    def _request_of(self, req: Any, unread: Sequence[int]) -> Request:
+        if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that
+            return Request(req.rid, NOBODY, [])
+        committed_len = len(req.origin_input_ids) + len(req.output_ids) + len(unread)
         known = self._client.current(req.rid, committed_len)
-        return known or self._client.committed(req.rid, _tokens_of(req))
+        return known or self._client.committed(req.rid, [*_tokens_of(req), *unread])
 
     def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
         self._counters.batches += 1

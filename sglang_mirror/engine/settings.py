@@ -81,9 +81,10 @@ def adopt(args: Any) -> None:
         )
     if args.max_running_requests is None:
         args.max_running_requests = DEFAULT_MAX_RUNNING_REQUESTS
-    # Outcomes are looked up on the host, which must have them before it can send the next window.
-    args.disable_overlap_schedule = True
-    placing.hold_target(resolve())
+    config = resolve()
+    if config.schedule == "sync":
+        args.disable_overlap_schedule = True
+    placing.hold_target(config)
 
 
 def problems(args: Any) -> list[str]:

@@ -120,8 +120,11 @@ class Verifier:
             capture_hidden_mode=CaptureHiddenMode.NULL,
         )
 
-    def prepare(self, batch: Any, laid: Laid, shape: WindowShape) -> None:
-        """Turn the batch into a verification of these windows, each behind its request's root."""
+    def prepare(self, batch: Any, laid: Laid, shape: WindowShape, unread: Sequence[Sequence[int]]) -> None:
+        """Turn the batch into a verification of these windows, each behind its request's root.
+
+        `unread` are the last tokens of each request's output, as far as SGLang has not taken them in.
+        """
         draft_input = batch.spec_info
         draft_input.bonus_tokens = draft_input.bonus_tokens.to(torch.int64)
         batch.spec_info = build_eagle_verify_input(
@@ -138,7 +141,8 @@ class Verifier:
             tree_mask_mode=default_tree_mask_mode(),
             device=self._device,
         )
-        batch.spec_info.window_parents = laid.parents  # for penalties, node by node
+        # For penalties, node by node.
+        batch.spec_info.window_parents, batch.spec_info.unread = laid.parents, unread
 
     def prepare_idle(self, batch: Any, shape: WindowShape) -> None:
         """A rank without requests takes part with an empty verification."""
@@ -168,8 +172,14 @@ class Verifier:
         return result
 
 
-def committed_tokens(result: Any, shape: WindowShape) -> list[list[int]]:
-    """The tokens that each request of a verified batch commits: accepted ones, then the correction."""
-    counts = result.accept_lens.tolist()
-    rows = result.next_token_ids.view(len(counts), shape.num_nodes).tolist()
-    return [row[:count] for row, count in zip(rows, counts, strict=True)]
+def committed_tokens(ids: torch.Tensor, counts: torch.Tensor, shape: WindowShape) -> list[list[int]]:
+    """The tokens that each request of a verified batch commits: accepted ones, then the correction.
+
+    Args:
+        ids: SGLang's next tokens, [B * n], of which each request has its first ones.
+        counts: how many, [B].
+        shape: of the windows.
+    """
+    lengths = counts.tolist()
+    rows = ids.view(len(lengths), shape.num_nodes).tolist()
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]

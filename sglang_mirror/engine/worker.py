@@ -1,20 +1,25 @@
 """The worker that SGLang's scheduler drives: prefill, then verify, commit, and tell the draft.
 
 A decode step reads like method's own: take the windows, verify them while the draft rolls out what may come
-next, look the outcome up among its branches, say what was committed.
+next, look the outcome up among its branches, say what was committed. Under SGLang's overlap schedule the
+second half of a step is done as the next begins: SGLang takes in the last but one meanwhile.
 """
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_schedule, get_spec, get_tp_group
+from sglang_mirror.engine.launched import Launched
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.ranks import LOCKSTEP_WAIT_MS, FollowingRank, LeadingRank, Windows
-from sglang_mirror.engine.step import Laid, Verifier, committed_tokens, lay_out
+from sglang_mirror.engine.step import Verifier, lay_out
 from sglang_mirror.engine.tap import early_exit
 
 
@@ -63,6 +68,10 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 resizable=self._resizable,
                 counters=self.counters,
             )
+        self._overlapped = not get_schedule().disable_overlap_schedule
+        # The last forward, whose tokens SGLang may not have taken in; and of a decode step its other half.
+        self._last = Launched((), lambda: [])
+        self._rest: Callable[[], None] | None = None
         # When the last decode step began, unless a prefill followed.
         self._decoding_since: float | None = None
 
@@ -82,12 +91,16 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, pp_proxy_tensors: Any = None
     ) -> Any:
         """One iteration: a prefill batch through the target alone, or one verification of every request."""
+        self._finish()
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
             return self._prefill(batch, on_publish, pp_proxy_tensors)
         if batch.forward_mode.is_idle():
             self._verifier.prepare_idle(batch, self._shape)
             return self._verifier.run(batch, self._shape, grammar_barrier)
-        return self._decode(batch, on_publish, grammar_barrier)
+        result = self._decode(batch, on_publish, grammar_barrier)
+        if not self._overlapped:
+            self._finish()
+        return result
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> Any:
         self._decoding_since = None
@@ -96,25 +109,54 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         result.new_seq_lens = batch.seq_lens
         if on_publish is not None:
             on_publish(result.new_seq_lens)
+        self._last = Launched.prefill(batch.reqs, result)
         result.next_draft_input = self._verifier.draft_input(result.next_token_ids)
         result.speculative_num_draft_tokens = self.speculative_num_draft_tokens
         return result
 
     def _decode(self, batch: Any, on_publish: Any, grammar_barrier: Any) -> Any:
+        """The first half of a step: until the verification has been launched."""
         sampled = not batch.sampling_info.is_all_greedy
-        windows = self._rank.windows(batch.reqs, self._cycle_s(), sampled=sampled)
+        unread = [self._last.unread(req) for req in batch.reqs]
+        windows = self._rank.windows(batch.reqs, unread, self._cycle_s(), sampled=sampled)
         shape = self._shape_of(windows)
         laid = lay_out(windows, shape)
-        self._verifier.prepare(batch, laid, shape)
-        began, aside_ms = time.monotonic(), self.counters.exit_ms + self.counters.rendezvous_ms
-        result, committed = self._verify(batch, windows, laid, shape, grammar_barrier)
-        ended = time.monotonic()
-        aside_ms -= self.counters.exit_ms + self.counters.rendezvous_ms
-        self.counters.verify_ms += (ended - began) * 1000 + aside_ms
+        self._verifier.prepare(batch, laid, shape, unread)
+        armed = self._exit if any(windows) else None
+        if armed is not None:
+            armed.arm(laid.children(shape.topk), self._rank.publisher())
+        began = time.monotonic()
+        result = self._verifier.run(batch, shape, grammar_barrier)
         if on_publish is not None:
             on_publish(result.new_seq_lens)
-        self._rank.commit(windows, committed, (began, ended), num_rows=len(windows) * shape.num_nodes)
+        self._last = Launched.decode(batch.reqs, unread, result, shape)
+        self._rest = functools.partial(self._commit, self._last, windows, shape, began, armed)
         return result
+
+    def _finish(self) -> None:
+        """The second half of the step that was launched last, if there is one."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest()
+
+    def _commit(
+        self, step: Launched, windows: Windows, shape: WindowShape, began: float, armed: EarlyExit | None
+    ) -> None:
+        """Wait for the verification, and tell the draft what was committed."""
+        committed = step.kept
+        ended, exit_ms = time.monotonic(), self._disarm(armed)
+        self.counters.verify_ms += (ended - began) * 1000 - exit_ms
+        self._rank.commit(windows, committed, (began, ended), num_rows=len(windows) * shape.num_nodes)
+
+    def _disarm(self, armed: EarlyExit | None) -> float:
+        """The exit's signal comes too late from now on; milliseconds for which it held the forward up."""
+        if armed is None:
+            return 0.0
+        patience_s = LOCKSTEP_WAIT_MS / 1000 if self.config.lockstep else 0.0
+        read_ms, published_ms = armed.disarm(patience_s)
+        self.counters.exit_ms += read_ms
+        self.counters.rendezvous_ms += published_ms
+        return read_ms + published_ms
 
     def _shape_of(self, windows: Windows) -> WindowShape:
         """As many nodes as the longest window has, where a verification can have fewer than all."""
@@ -133,26 +175,11 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters.cycle_ms += (now - since) * 1000
         return now - since
 
-    def _verify(
-        self, batch: Any, windows: Windows, laid: Laid, shape: WindowShape, grammar_barrier: Any
-    ) -> tuple[Any, list[list[int]]]:
-        """SGLang's result, and the tokens that each request commits; meanwhile the exit's signal goes out."""
-        if self._exit is None or not any(windows):
-            result = self._verifier.run(batch, shape, grammar_barrier)
-            return result, committed_tokens(result, shape)
-        self._exit.arm(laid.children(shape.topk), self._rank.publisher())
-        try:
-            result = self._verifier.run(batch, shape, grammar_barrier)
-            return result, committed_tokens(result, shape)
-        finally:
-            patience_s = LOCKSTEP_WAIT_MS / 1000 if self.config.lockstep else 0.0
-            read_ms, published_ms = self._exit.disarm(patience_s)
-            self.counters.exit_ms += read_ms
-            self.counters.rendezvous_ms += published_ms
-
     # ---- what SGLang tells us
 
     def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:  # noqa: ARG002 - SGLang's form
+        if self._last.taken_in(rid):  # no forward has followed that would have finished this step
+            self._finish()
         self._rank.close([rid])
 
     def clear_cache_pool(self) -> None:

@@ -40,11 +40,12 @@ def plainly(logits: torch.Tensor, said: list[int], asked: Any, stop: int) -> tor
 def test_every_node_is_judged_by_what_was_said_before_it() -> None:
     stop = 11
     requests = [
-        request([3, 3, 5], frequency_penalty=0.5),
+        request([3, 3], frequency_penalty=0.5),
         request([1], presence_penalty=0.7, repetition_penalty=1.3),
-        request([2, 4], min_new_tokens=4, frequency_penalty=-0.2),
+        request([2], min_new_tokens=4, frequency_penalty=-0.2),
         request([7]),
     ]
+    unread = [[6, 5], [], [4], []]
     windows = torch.tensor([[5, 3, 8], [1, 1, 2], [4, 9, 9], [7, 0, 0]])
     logits = torch.randn(12, VOCABULARY, generator=torch.Generator().manual_seed(0))
     additive = torch.zeros(4, VOCABULARY)
@@ -52,7 +53,7 @@ def test_every_node_is_judged_by_what_was_said_before_it() -> None:
     info = SimpleNamespace(acc_additive_penalties=additive, acc_scaling_penalties=torch.ones(4, VOCABULARY))
     found = logits.clone()
     parents = [[-1, 0, 1], [-1, 0, 0], [-1, 0, 0], [-1, 0, 1]]  # chains and forks
-    penalise(SimpleNamespace(reqs=requests, sampling_info=info), windows, parents, found)
+    penalise(SimpleNamespace(reqs=requests, sampling_info=info), windows, parents, unread, found)
     for row, req in enumerate(requests):
         for node in range(3):
             path: list[int] = []
@@ -60,7 +61,7 @@ def test_every_node_is_judged_by_what_was_said_before_it() -> None:
             while above > 0:
                 path.insert(0, int(windows[row, above]))
                 above = parents[row][above]
-            said = [*req.output_ids, *path]
+            said = [*req.output_ids, *unread[row], *path]
             wanted = plainly(logits[row * 3 + node], said, req.sampling_params, stop)
             assert found[row * 3 + node].tolist() == pytest.approx(wanted.tolist(), abs=1e-6), (row, node)
     assert info.acc_additive_penalties is None
@@ -74,6 +75,7 @@ def test_nothing_asked_nothing_done() -> None:
         SimpleNamespace(reqs=[request([1])], sampling_info=info),
         torch.tensor([[1, 2, 3]]),
         [[-1, 0, 1]],
+        [[]],
         logits,
     )
     assert logits.eq(1).all()
