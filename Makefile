@@ -66,17 +66,17 @@ gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, an
 GPU_SHAPES := qwen3-14b+0.6b qwen3-32b+0.6b
 GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together 2 --timeline --server-flags \
 	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
-# The draft on a second GPU; on the target's, taking turns and with a share of its own; on half of the cores.
+# The draft on a second GPU; on the target's, as it comes and with a share of its own; on half of the cores.
 GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 \
 	mirror:draft_device=cuda:0,draft_share=25 mirror:draft_device=cuda:0,draft_share=25,exit_vocab=32768 \
-	mirror:draft=streaming,draft_device=cuda:0,draft_share=25 \
+	mirror:draft=streaming,draft_device=cuda:0,draft_share=25 mirror:draft_device=cuda:0,draft_share=25,schedule=overlap \
 	mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
 
 gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
 	mkdir -p out
 	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b > out/gpu-signal.json
 	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b --exit-vocab 32768 > out/gpu-signal-32k.json
-	$(BIN)/python -m sglang_mirror.draft.timing --model $(MODELS)/draft --shape 0.6b > out/gpu-draft.json
+	$(BIN)/python -m sglang_mirror.draft.timing --model $(MODELS)/draft --shape 0.6b --profile > out/gpu-draft.json
 	$(BIN)/python -m sglang_mirror.bench.mps $(BIN)/sglang-mirror bench run $(GPU_SERVED) \
 		--enlarge $(GPU_SHAPES) --arms $(GPU_ARMS) --json out/gpu.json
 

@@ -24,6 +24,7 @@ from sglang_mirror.upscale.shape import parse_shape
 KAPPA = 8
 CHUNK = 128
 WARMED_AFTER = 5
+MOST_KERNELS = 30
 
 
 class Rollouts:
@@ -101,12 +102,27 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def kernels(call: Callable[[], object], *, device: str) -> dict[str, dict[str, float]]:
+    """What a call spends its time in: of each kernel how often, and milliseconds in all; the most first."""
+    on_gpu = device.startswith("cuda")
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiled:
+        call()
+        _wait(device)
+    found = {
+        event.key: (event.count, event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        for event in profiled.key_averages()
+    }
+    most_first = sorted(found.items(), key=lambda item: -item[1][1])[:MOST_KERNELS]
+    return {name: {"count": count, "ms": round(us / 1000, 3)} for name, (count, us) in most_first}
+
+
 def time_backend(backend: Backend, args: argparse.Namespace, *, repeats: int) -> dict[str, Any]:
     """What one backend takes, in milliseconds.
 
     Returns:
         `forward_ms` by rows, of one request; `graph_ms` likewise, if there are graphs: what remains of these
-        without the host's part; `draft_ms` of all roots' rollouts.
+        without the host's part; `draft_ms` of all roots' rollouts, and `kernels` of one, see there.
     """
     found: dict[str, Any] = {"backend": type(backend).__name__, "forward_ms": {}}
     for num_rows in args.rows:
@@ -118,6 +134,8 @@ def time_backend(backend: Backend, args: argparse.Namespace, *, repeats: int) ->
             found.setdefault("graph_ms", {})[num_rows] = measure(replay, repeats=repeats, device=args.device)
     every = Rollouts(backend, num_requests=args.requests, num_roots=args.roots, text_len=args.text)
     found["draft_ms"] = measure(lambda: every.run(args.gamma), repeats=repeats, device=args.device)
+    if args.profile:
+        found["kernels"] = kernels(lambda: every.run(args.gamma), device=args.device)
     return found
 
 
@@ -158,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rows", type=int, nargs="+", default=BUCKETS, help="of the forwards that are timed one by one")
     add("--repeats", type=int, default=50, help="of each measurement (default: %(default)s)")
     add("--eager-repeats", type=int, default=10, help="of the eager path's; 0: leave it out")
+    add("--profile", action="store_true", help="also say which kernels the rollouts spend their time in")
     return options
 
 

@@ -13,13 +13,17 @@ from tests.draft.tiny import make
 
 def test_report(tmp_path: Path) -> None:
     options = (
-        "--device cpu --rows 1 3 --roots 5 --requests 2 --gamma 3 --text 150 --repeats 2 --eager-repeats 0"
+        "--device cpu --rows 1 3 --roots 5 --requests 2 --gamma 3 --text 150 --repeats 2 --eager-repeats 0 "
+        "--profile"
     )
     found = timing.run(
         timing.parser().parse_args(["--model", str(make("qwen3", tmp_path)), *options.split()])
     )
     assert "torch-eager" not in found
     assert list(found["torch"]["forward_ms"]) == [1, 3]
+    spent = [kernel["ms"] for kernel in found["torch"]["kernels"].values()]
+    assert spent[0] > 0
+    assert spent == sorted(spent, reverse=True)
     assert found["torch"]["draft_ms"]["p10"] <= found["torch"]["draft_ms"]["p90"]
 
 
