@@ -45,6 +45,7 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "graphs": ((), HERE),
     "exit-from-graphs": ((), {**HERE, **LOCKSTEP, "roots": "exit"}),
     "exit-eager": (EAGER, {**HERE, **LOCKSTEP, "roots": "exit"}),
+    "overlap": ((), {**HERE, "schedule": "overlap"}),
     "tree": (TREE, HERE),
 }
 
@@ -72,7 +73,7 @@ def flags_of(backend: str) -> tuple[str, ...]:
     return (
         *("--dtype", "bfloat16", "--max-total-tokens", "16384", "--attention-backend", backend),
         *("--sampling-backend", "pytorch", "--disable-prefill-cuda-graph", "--cuda-graph-max-bs-decode", "8"),
-        *("--disable-overlap-schedule", "--max-running-requests", "16", *SERVING),
+        *("--max-running-requests", "16", *SERVING),
     )
 
 
@@ -94,7 +95,7 @@ def fleets(
                     continue
                 fleet = Fleet(pair, label=f"gpu-{family}-{backend}-")
                 started.append(fleet)
-                plain = fleet.launch("plain", flags_of(backend))
+                plain = fleet.launch("plain", (*flags_of(backend), "--disable-overlap-schedule"))
                 ways = {
                     way: fleet.launch(way, (*flags_of(backend), *more, *mirror_flags(pair.draft, **settings)))
                     for way, (more, settings) in WAYS.items()
