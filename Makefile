@@ -67,10 +67,10 @@ GPU_SHAPES := qwen3-14b+0.6b qwen3-32b+0.6b
 GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together 2 --timeline --server-flags \
 	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
 # The draft on a second GPU; on the target's, as it comes and with a share of its own; on half of the cores.
-GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 \
-	mirror:draft_device=cuda:0,draft_share=25 mirror:draft_device=cuda:0,draft_share=25,exit_vocab=32768 \
-	mirror:draft=streaming,draft_device=cuda:0,draft_share=25 mirror:draft_device=cuda:0,draft_share=25,schedule=overlap \
-	mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
+SHARED := draft_device=cuda:0,draft_share=25
+GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 mirror:$(SHARED) \
+	$(foreach setting,exit_vocab=32768 schedule=overlap root_budget=32,mirror:$(SHARED),$(setting)) \
+	mirror:draft=streaming,$(SHARED) mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
 
 gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
 	mkdir -p out
