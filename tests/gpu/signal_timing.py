@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 
 from sglang_mirror.bench.stats import spread
+from sglang_mirror.engine.exit_head import ExitHead
+from sglang_mirror.engine.mailbox import Place
 from sglang_mirror.engine.signal import exit_candidates
 from sglang_mirror.engine.streamed_exit import StreamedExit
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
@@ -111,7 +113,10 @@ def measure(shape: Shape, *, nodes: int, count: int) -> dict[str, Any]:
     """The figures of one shape, times in milliseconds, medians and spreads of `count` replays."""
     device = torch.device("cuda")
     stand, layers = Stand(shape, nodes, device), shape.num_hidden_layers
-    tap = StreamedExit(stand.read, KAPPA, topk=1, rows=nodes, device=device)
+    exit_head = ExitHead(stand.read, KAPPA)
+    letters = torch.zeros(1, Place.length(nodes, exit_head.width), dtype=torch.int32, pin_memory=True)
+    tap = StreamedExit(exit_head, topk=1, device=device, letters=letters)
+    assert tap.mailbox is not None, "the first rank's"
     half = captured(lambda: stand.forward(layers=layers // 2))
     head = captured(lambda: stand.read(stand.rows))
     without = captured(lambda: stand.forward(layers=layers))
