@@ -93,7 +93,9 @@ def register_with_cuda(memory: torch.Tensor) -> None:
     """
     result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
     if int(result) != 0:
-        raise MirrorError(f"cudaHostRegister of {memory.nbytes} bytes answers {result} (see `ulimit -l`)")
+        raise MirrorError(
+            f"cudaHostRegister of {memory.nbytes} bytes answers {int(result)} (see `ulimit -l`)"
+        )
 
 
 def _folder() -> str | None:

@@ -27,7 +27,7 @@ def _serve(rank: int, size: int, meeting: str, tasks: Any, answers: Any) -> None
     )
 
     init_distributed_environment(
-        world_size=size, rank=rank, distributed_init_method=meeting, local_rank=rank, backend="gloo"
+        world_size=size, rank=rank, distributed_init_method=meeting, local_rank=0, backend="gloo"
     )
     while True:
         work, args = tasks.get()

@@ -58,14 +58,19 @@ def wanted(step: int) -> Candidates:
     return exit_topk(hidden @ head.T, children, KAPPA)
 
 
+def ids_of(group: Any) -> range:
+    """This rank's."""
+    start = sum(SIZES[: group.rank_in_group])
+    return range(start, start + SIZES[group.rank_in_group])
+
+
 def head_of(group: Any, step: Callable[[], int]) -> ExitHead:
     """This rank's part of the step's head."""
-    start = sum(SIZES[: group.rank_in_group])
-    ids = slice(start, start + SIZES[group.rank_in_group])
+    ids = ids_of(group)
     return ExitHead(
-        lambda hidden, _batch: hidden @ whole(step())[1][ids].T,
+        lambda hidden, _batch: hidden @ whole(step())[1][ids.start : ids.stop].T,
         KAPPA,
-        start=start,
+        start=ids.start,
         num_ranks=group.world_size,
     )
 

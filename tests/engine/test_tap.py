@@ -18,7 +18,7 @@ WIDTH, VOCAB = 8, 30
 
 class Block(nn.Module):
     def forward(self, positions: Any, hidden_states: Any, forward_batch: Any, residual: Any) -> Any:
-        raise NotImplementedError
+        return hidden_states, residual
 
 
 def model_with(**processor: Any) -> Any:
@@ -101,3 +101,34 @@ def test_a_head_that_is_not_split_like_the_target(ranks: int) -> None:
 def test_a_head_without_ids() -> None:
     with pytest.raises(SettingsError, match=r"--tp-size.*--mirror-roots draft"):
         Tap(model_with(), None).split(2)
+
+
+class Taken:
+    """A sink that wants everything."""
+
+    def __init__(self) -> None:
+        self.hidden: list[torch.Tensor] = []
+
+    def wants(self, _batch: Any) -> bool:
+        return True
+
+    def take(self, hidden: torch.Tensor, _batch: Any) -> None:
+        self.hidden.append(hidden)
+
+    def finish(self) -> None:
+        pass
+
+
+def test_a_sum_that_the_ranks_still_owe_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """Up to 0.5.20 SGLang may leave it to the next norm. The user is told, once."""
+    model, taken = model_with(), Taken()
+    Tap(model, None).connect(taken)
+    hidden, residual = torch.ones(2, WIDTH), torch.ones(2, WIDTH)
+    model.model.layers[1](None, hidden, None, residual)
+    hidden._sglang_needs_allreduce_fusion = True  # type: ignore[attr-defined]
+    for _ in range(2):
+        model.model.layers[1](None, hidden, None, residual)
+    [found] = taken.hidden
+    assert torch.equal(found, hidden + residual)
+    [record] = caplog.records
+    assert "--enforce-disable-flashinfer-allreduce-fusion" in record.getMessage()
