@@ -35,22 +35,24 @@ def shared_numbers(group: Any, length: int, register: Callable[[torch.Tensor], N
     Raises:
         MirrorError: on every rank, if there is not so much memory or any rank could not map or register it.
     """
-    path, problem, memory = None, None, torch.empty(0, dtype=torch.int32)
+    made, problem, memory = None, None, torch.empty(0, dtype=torch.int32)
     if group.rank_in_group == 0:
         try:
-            path = create(length)
+            made = create(length)
         except OSError as error:
             problem = f"{length * _NUMBER_BYTES} bytes in {_folder()}: {error}"
-    path = group.broadcast_object(path, src=0)
-    if path is not None:
-        try:
-            memory = attach(path, length)
-            register(memory)
-        except (OSError, ValueError, MirrorError) as error:
-            problem = str(error)
-    problems = [each for each in group.all_gather_object(problem) if each is not None]
-    if group.rank_in_group == 0 and path is not None:
-        Path(path).unlink()
+    try:
+        path = group.broadcast_object(made, src=0)
+        if path is not None:
+            try:
+                memory = attach(path, length)
+                register(memory)
+            except (OSError, ValueError, MirrorError) as error:
+                problem = str(error)
+        problems = [each for each in group.all_gather_object(problem) if each is not None]
+    finally:  # a rank that has died leaves the others with the group's own error
+        if made is not None:
+            Path(made).unlink()
     if problems:
         raise MirrorError(f"the ranks cannot share memory for the early exit: {problems[0]}; {REMEDY}")
     return memory
@@ -91,11 +93,9 @@ def register_with_cuda(memory: torch.Tensor) -> None:
     Raises:
         MirrorError: CUDA refuses.
     """
-    result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
-    if int(result) != 0:
-        raise MirrorError(
-            f"cudaHostRegister of {memory.nbytes} bytes answers {int(result)} (see `ulimit -l`)"
-        )
+    result = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    if result != 0:
+        raise MirrorError(f"cudaHostRegister of {memory.nbytes} bytes answers {result} (see `ulimit -l`)")
 
 
 def _folder() -> str | None:

@@ -83,6 +83,17 @@ def assert_wanted(published: list[Candidates]) -> None:
         torch.testing.assert_close(logprobs, wanted_logprobs, atol=1e-5, rtol=1e-5)
 
 
+def test_a_whole_head_needs_no_putting_together() -> None:
+    hidden, weight, children = whole(1)
+    head = ExitHead(lambda rows, _batch: rows @ weight.T, KAPPA)
+    found = head.find(hidden, None, children)
+    assert found.shape == (NODES, head.width) == (NODES, 2 * KAPPA)
+    tokens, logprobs = head.merge(found[None])
+    wanted_tokens, wanted_logprobs = wanted(1)
+    assert torch.equal(tokens.long(), wanted_tokens)
+    assert torch.equal(logprobs, wanted_logprobs)
+
+
 def _direct(group: Any) -> list[Any]:
     published: list[Any] = []
     now = [0]
@@ -181,6 +192,38 @@ def test_what_one_rank_cannot_do_all_refuse_and_nothing_is_left(ranks: Ranks) ->
         assert "cudaHostRegister of 400 bytes answers 2" in message
         assert "--mirror-roots draft" in message
     assert left_files() == before
+
+
+class Deserted:
+    """The group as the first rank sees it when another has died."""
+
+    rank_in_group, world_size = 0, 2
+
+    def broadcast_object(self, said: str, src: int) -> str:
+        assert src == 0
+        return said
+
+    def all_gather_object(self, _said: object) -> list[object]:
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_a_rank_that_dies_leaves_nothing() -> None:
+    before = left_files()
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        shared_numbers(Deserted(), 100, lambda _memory: None)
+    assert left_files() == before
+
+
+def _no_room(group: Any) -> str:
+    with pytest.raises(MirrorError) as caught:
+        shared_numbers(group, 2**60, lambda _memory: None)
+    return str(caught.value)
+
+
+def test_without_room_all_say_so(ranks: Ranks) -> None:
+    for message in ranks.run(_no_room):
+        assert f"{2**62} bytes in {folder()}" in message
+        assert "--mirror-roots draft" in message
 
 
 def test_the_file_is_its_owners_alone_and_full_of_zeros() -> None:

@@ -17,7 +17,7 @@ WIDTH, VOCAB = 8, 30
 
 
 class Block(nn.Module):
-    def forward(self, positions: Any, hidden_states: Any, forward_batch: Any, residual: Any) -> Any:
+    def forward(self, positions: Any, hidden_states: Any, forward_batch: Any, residual: Any) -> Any:  # noqa: ARG002
         return hidden_states, residual
 
 
