@@ -8,16 +8,17 @@ from typing import Any, Protocol
 
 import torch
 
-from sglang_mirror_kernels.select import exit_topk
+from sglang_mirror.engine.exit_head import ExitHead
 
-# Logits [N, V] of hidden states [N, width] of a batch.
-Reader = Callable[[torch.Tensor, Any], torch.Tensor]
 # Called with token ids [N, kappa] and log-probabilities [N, kappa] of a batch's N nodes.
 Publish = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 class EarlyExit(Protocol):
-    """Publishes one verification's candidates after another; see `tap.Sink` for its other side."""
+    """Publishes one verification's candidates after another; see `tap.Sink` for its other side.
+
+    Of a target on several ranks each has one, armed for the same verifications; the first publishes.
+    """
 
     def arm(self, children: torch.Tensor, publish: Publish) -> None:
         """Publish the next forward's candidates; `children` are each node's own, padded with -1, [N, c]."""
@@ -33,15 +34,16 @@ class EarlyExit(Protocol):
 class DirectExit:
     """Reads in the forward's own thread, for devices on which a layer has been computed when it returns.
 
-    Armed for one forward at a time, so that prefill, warm-up and plain steps pass it by.
+    Armed for one forward at a time, so that prefill, warm-up and plain steps pass it by. In that thread the
+    ranks can hand the first what they found: all do so between the same two layers.
 
     Args:
-        read: the target's norm and head.
-        kappa: candidates a node.
+        head: reads.
+        group: SGLang's group of the target's ranks.
     """
 
-    def __init__(self, read: Reader, kappa: int) -> None:
-        self._read, self._kappa = read, kappa
+    def __init__(self, head: ExitHead, group: Any) -> None:
+        self._head, self._group = head, group
         self._armed: tuple[torch.Tensor, Publish] | None = None
         self._spent_ms = (0.0, 0.0)
 
@@ -60,9 +62,10 @@ class DirectExit:
         children, publish = self._armed
         self._armed = None
         began = time.monotonic()
-        found = exit_topk(self._read(hidden, batch), children, self._kappa)
+        found = self._group.gather(self._head.find(hidden, batch, children)[None], dst=0, dim=0)
         read = time.monotonic()
-        publish(*found)
+        if found is not None:  # the first rank
+            publish(*self._head.merge(found))
         self._spent_ms = ((read - began) * 1000, (time.monotonic() - read) * 1000)
 
     def finish(self) -> None:

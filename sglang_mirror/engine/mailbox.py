@@ -1,8 +1,9 @@
-"""Where a GPU leaves the early exit's candidates, and the thread that takes them out.
+"""Where GPUs leave the early exit's candidates, and the thread that takes them out.
 
-The device writes in the order of its stream: the step's number at the head, the letter, the number again at
-the tail. So a tail with the awaited number means that the letter is whole, and a head that still has it after
-the letter was copied means that no other has begun to overwrite it.
+Each rank's device has a place of its own, and writes there in the order of its stream: the step's number at
+the head, the letter, the number again at the tail. So a tail with the awaited number means that the letter is
+whole, and a head that still has it after the letter was copied means that no other has begun to overwrite it.
+The ranks' letters of a step are taken out together, when the last of them is whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,30 +26,48 @@ LOOK_S = 20e-6
 SLEPT_SHARE = 0.7
 _PR_SET_TIMERSLACK = 29
 
-# Called with a letter's rows, int32 [rows, width], a copy.
+# Called with the rows of every place's letter, int32 [places, rows, width], a copy.
 Take = Callable[[torch.Tensor], None]
 
 
-class Mailbox:
-    """One letter's place, and its reader.
+class Place:
+    """Where one device leaves its letter.
 
     Args:
-        rows: the most that a letter has.
+        memory: int32 [`Place.length`], zeros; the device writes into it, the reader may be another process.
         width: int32 numbers of a row.
-        pinned: whether a device writes into it; False for tests.
 
     Attributes:
         head: int32 [1]
         letter: int32 [rows, width]
         tail: int32 [1]
-        torn: letters that were being overwritten when they were taken out.
+        numbers: all of it; reading a number through it takes a tenth of a microsecond.
     """
 
-    def __init__(self, rows: int, width: int, *, pinned: bool) -> None:
-        memory = torch.zeros(2 + rows * width, dtype=torch.int32, pin_memory=pinned)
-        self.head, self.letter, self.tail = memory[:1], memory[1:-1].view(rows, width), memory[-1:]
+    def __init__(self, memory: torch.Tensor, width: int) -> None:
+        self.head, self.letter, self.tail = memory[:1], memory[1:-1].view(-1, width), memory[-1:]
+        self.numbers = memory.numpy()
+
+    @staticmethod
+    def length(rows: int, width: int) -> int:
+        """Numbers that a place for a letter of at most so many rows has."""
+        return 2 + rows * width
+
+
+class Mailbox:
+    """The ranks' places, and the reader of all of them.
+
+    Args:
+        places: one a rank, of one size.
+
+    Attributes:
+        places: these.
+        torn: steps of which a letter was being overwritten when it was taken out.
+    """
+
+    def __init__(self, places: Sequence[Place]) -> None:
         self.torn = 0
-        self._numbers = memory.numpy()  # reading a number through it takes a tenth of a microsecond
+        self.places = tuple(places)
         self._awaited: tuple[int, int, Take] | None = None
         self._usual_s = 0.0
         self._changed = threading.Condition()
@@ -57,7 +76,10 @@ class Mailbox:
         self._thread.start()
 
     def expect(self, step: int, rows: int, take: Take) -> None:
-        """A letter of so many rows will come with this number: hand it to `take`, in our own thread."""
+        """In every place a letter of so many rows will come with this number: hand them to `take`.
+
+        It is called in our own thread.
+        """
         with self._changed:
             self._awaited = (step, rows, take)
             self._changed.notify()
@@ -92,7 +114,7 @@ class Mailbox:
         began = time.monotonic()
         time.sleep(SLEPT_SHARE * self._usual_s)
         while self._awaited is awaited:
-            if self._numbers[-1] == step:
+            if all(place.numbers[-1] == step for place in self.places):
                 self._usual_s = time.monotonic() - began
                 self._deliver(awaited)
                 return
@@ -102,13 +124,13 @@ class Mailbox:
 
     def _deliver(self, awaited: tuple[int, int, Take]) -> None:
         step, rows, take = awaited
-        copy = self.letter[:rows].clone()
+        copy = torch.stack([place.letter[:rows] for place in self.places])
         with self._changed:  # held while it is delivered, so that `forget` can promise what it does
             if self._awaited is not awaited:
                 return
             self._awaited = None
             self._changed.notify_all()
-            if self._numbers[0] != step:
+            if any(place.numbers[0] != step for place in self.places):
                 self.torn += 1
                 return
             try:

@@ -99,7 +99,7 @@ def problems(args: Any) -> list[str]:
         config = resolve()
     except SettingsError as error:
         return found + list(error.reasons)
-    found += _exit_problems(args, config) + _draft_problems(args, config)
+    found += _host_problems(args, config) + _exit_problems(args, config) + _draft_problems(args, config)
     return found + placing.share_problems(args, config)
 
 
@@ -151,6 +151,15 @@ def _window_problems(args: Any) -> list[str]:
             f"has {depth + 1} to {_most_nodes(depth, children)} nodes here"
         )
     return found
+
+
+def _host_problems(args: Any, config: MirrorConfig) -> list[str]:
+    if args.nnodes == 1 or config.roots not in ("exit", "union") or not config.root_budget:
+        return []
+    return [
+        f"--nnodes {args.nnodes}: the ranks leave what the early exit finds in memory that they share, which "
+        "hosts do not; use --mirror-roots draft, or one host"
+    ]
 
 
 def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:

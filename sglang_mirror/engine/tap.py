@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -10,9 +12,14 @@ import torch
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
+from sglang_mirror.engine.exit_head import ExitHead
 from sglang_mirror.engine.host import LogitsMetadata
+from sglang_mirror.engine.mailbox import Place
+from sglang_mirror.engine.shared_memory import register_with_cuda, shared_numbers
 from sglang_mirror.engine.streamed_exit import StreamedExit
 from sglang_mirror.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -35,6 +42,9 @@ class Tap:
         model: SGLang's `*ForCausalLM`.
         exit_layer: l_e, 1 to the number of layers - 1; None for half of them.
 
+    Attributes:
+        ids: token ids whose logits are read.
+
     Raises:
         SettingsError: the model's layers are not of a kind that we know, or l_e is out of range.
     """
@@ -51,9 +61,10 @@ class Tap:
                     f"give 1 to {len(layers) - 1}"
                 ]
             )
-        self._model = model
-        self._num_tokens: int | None = None
-        # That part of the head: one object, on which the platform keeps what it knows of it.
+        self._model, self._processor = model, model.logits_processor
+        self.ids = range(model.config.vocab_size)
+        self._is_limited = self._has_warned = False
+        # What is read of a limited head: one object, on which the platform keeps what it knows of it.
         self._part = SimpleNamespace()
         self._layer, self._last = layers[exit_layer], layers[-1]
         self._parameters = list(inspect.signature(self._layer.forward).parameters)
@@ -68,6 +79,24 @@ class Tap:
         self._layer.register_forward_pre_hook(hook, with_kwargs=True)
         self._last.register_forward_hook(lambda *_: sink.finish())
 
+    def split(self, num_ranks: int) -> None:
+        """Read this rank's part of the head only, and ask the others for nothing.
+
+        Raises:
+            SettingsError: the head is not split over so many ranks.
+        """
+        head = self._model.lm_head
+        indices = getattr(head, "shard_indices", None)
+        if indices is None or head.tp_size != num_ranks:
+            raise SettingsError(
+                [_unknown(self._model, f"its head is not split over the {num_ranks} ranks of --tp-size")]
+            )
+        # What lies behind these ids pads the vocabulary.
+        self.ids = self.ids[indices.org_vocab_start_index : indices.org_vocab_end_index]
+        # SGLang's own, with all that it does to logits, but for the other ranks' logits.
+        self._processor = copy.copy(self._processor)
+        self._processor.do_tensor_parallel_all_gather = False
+
     def limit(self, num_tokens: int) -> None:
         """Leave the vocabulary out from this token id on; most tokenizers number what is frequent first.
 
@@ -77,32 +106,34 @@ class Tap:
         Raises:
             SettingsError: the head cannot be read in part.
         """
-        processor, weight = self._model.logits_processor, getattr(self._model.lm_head, "weight", None)
+        weight = getattr(self._model.lm_head, "weight", None)
         changed = [
             name
             for name in ("final_logit_softcapping", "logit_scale")
-            if getattr(processor, name, None) is not None
+            if getattr(self._processor, name, None) is not None
         ]
         if changed or weight is None or not weight.is_floating_point():
             reason = f"its logits go through {changed[0]}" if changed else "its head is quantized"
             raise SettingsError(
                 [f"--mirror-exit-vocab {num_tokens}: {type(self._model).__name__}: {reason}; leave it out"]
             )
-        self._num_tokens = num_tokens
+        self.ids = self.ids[: max(0, num_tokens - self.ids.start)]
+        self._is_limited = True
 
     def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
-        """What the target's own norm and head make of hidden states [N, width]: [N, V]."""
+        """What the target's own norm and head make of hidden states [N, width]: [N, len(ids)]."""
+        if not self.ids:
+            return hidden.new_empty(len(hidden), 0)
         normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
-        processor = self._model.logits_processor
         found: torch.Tensor
-        if self._num_tokens is not None:
-            self._part.weight = self._model.lm_head.weight[: self._num_tokens]
-            found = processor._compute_lm_head(normed, self._part)
+        if self._is_limited:
+            self._part.weight = self._model.lm_head.weight[: len(self.ids)]
+            found = self._processor._compute_lm_head(normed, self._part)
             return found
-        found = processor._get_logits(
+        found = self._processor._get_logits(
             normed, self._model.lm_head, LogitsMetadata.from_forward_batch(batch), use_logits_buffer=False
         )
-        return found[:, : self._model.config.vocab_size]
+        return found[:, : len(self.ids)]
 
     def _at_boundary(self, _layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """SGLang 0.5.21 and later: the layer hands its summed input to a callback."""
@@ -124,15 +155,27 @@ class Tap:
         if not self._sink.wants(batch):
             return
         hidden = self._argument("hidden_states", args, kwargs)
+        if getattr(hidden, "_sglang_needs_allreduce_fusion", False):
+            # The next norm will add the other ranks' shares; here that would take a collective of our own.
+            self._warn()
+            return
         residual = self._argument("residual", args, kwargs)
         self._sink.take(hidden if residual is None else hidden + residual, batch)
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            logger.warning(
+                "mirror: the early exit is not read: this model's layers leave their sum over ranks to the "
+                "next norm; use SGLang 0.5.21 or later, or --enforce-disable-flashinfer-allreduce-fusion"
+            )
+        self._has_warned = True
 
     def _argument(self, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         return kwargs[name] if name in kwargs else args[self._parameters.index(name)]
 
 
 def early_exit(
-    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, num_ranks: int
+    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any
 ) -> EarlyExit | None:
     """The early exit that the settings ask for, connected to the model; None if they ask for none.
 
@@ -141,32 +184,37 @@ def early_exit(
         config: the settings.
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
-        num_ranks: that the model is split over; each reads, as the head is split too.
+        group: SGLang's group of the target's ranks; each reads, as the head is split too.
 
     Raises:
-        SettingsError: as `Tap`; or a head that is split over GPUs.
+        SettingsError: as `Tap`, `Tap.split` and `Tap.limit`.
+        MirrorError: GPUs of one target without a memory that all of them can write into.
     """
     if config.roots not in ("exit", "union") or not config.root_budget:
         return None
     tap = Tap(model, config.exit_layer)
+    if group.world_size > 1:
+        tap.split(group.world_size)
     if config.exit_vocab is not None and config.exit_vocab < model.config.vocab_size:
         tap.limit(config.exit_vocab)
+    head = ExitHead(tap.logits, config.kappa, start=tap.ids.start, num_ranks=group.world_size)
     device = next(model.parameters()).device
-    if num_ranks > 1 and (device.type != "cpu" or config.exit_vocab is not None):
-        # On a side stream the head's collective would run beside the layers' own, in an order of its own.
-        raise SettingsError(
-            [
-                f"--mirror-roots {config.roots}: with --tp-size {num_ranks} the early exit is not read on "
-                "GPUs, nor in part; use --mirror-roots draft"
-            ]
-        )
     found: DirectExit | StreamedExit
     if device.type == "cpu":
-        found = DirectExit(tap.logits, config.kappa)
+        found = DirectExit(head, group)
     else:
-        found = StreamedExit(tap.logits, config.kappa, topk=topk, rows=most_nodes, device=device)
+        letters = _letters(group, Place.length(most_nodes, head.width))
+        found = StreamedExit(head, topk=topk, device=device, letters=letters, rank=group.rank_in_group)
     tap.connect(found)
     return found
+
+
+def _letters(group: Any, length: int) -> torch.Tensor:
+    """A place for each rank's letter, int32 [ranks, length]; pinned."""
+    if group.world_size == 1:
+        return torch.zeros(1, length, dtype=torch.int32, pin_memory=True)
+    shared = shared_numbers(group, group.world_size * length, register_with_cuda)
+    return shared.view(group.world_size, length)
 
 
 def _unknown(model: Any, why: str) -> str:

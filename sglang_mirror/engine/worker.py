@@ -53,7 +53,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             self.config,
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
-            num_ranks=group.world_size,
+            group=group,
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:

@@ -40,8 +40,24 @@ REACHED: dict[str, tuple[str, ...]] = {
     ),
     "sglang.srt.speculative.eagle_info.EagleDraftInput": ("bonus_tokens",),
     "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("draft_token", "draft_token_num"),
-    "sglang.srt.layers.logits_processor.LogitsProcessor": ("_compute_lm_head", "_get_logits"),
+    "sglang.srt.layers.logits_processor.LogitsProcessor": (
+        "_compute_lm_head",
+        "_get_logits",
+        "do_tensor_parallel_all_gather",
+    ),
     "sglang.srt.layers.logits_processor.LogitsProcessorOutput": ("next_token_logits",),
+    "sglang.srt.layers.vocab_parallel_embedding.VocabParallelEmbedding": ("shard_indices", "tp_size"),
+    "sglang.srt.layers.vocab_parallel_embedding.VocabParallelEmbeddingShardIndices": (
+        "org_vocab_end_index",
+        "org_vocab_start_index",
+    ),
+    "sglang.srt.distributed.parallel_state.GroupCoordinator": (
+        "all_gather_object",
+        "broadcast_object",
+        "gather",
+        "rank_in_group",
+        "world_size",
+    ),
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo": (
         "acc_additive_penalties",
         "acc_scaling_penalties",

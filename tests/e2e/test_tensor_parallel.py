@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from transformers import AutoTokenizer
 
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import Fleet, both, flags, generate_all, mirror_flags, prompts, report, with_draft
+from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.core.simulator import simulate
+from tests.e2e.fleet import (
+    GAMMA,
+    LOCKSTEP,
+    Fleet,
+    both,
+    flags,
+    generate_all,
+    lockstep_trace,
+    mirror_flags,
+    prompts,
+    report,
+    with_draft,
+)
+from tests.e2e.oracle import DEFAULTS, steps_of_engine
+from tests.e2e.reference import reference_models
 
 pytestmark = pytest.mark.server
 
 SPLIT = ("--tp-size", "2")
+NUM_TOKENS = 48
 CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}  # one for each rank; SGLang wants to be told
 
 
@@ -30,6 +48,19 @@ def split() -> Iterator[tuple[Server, Server]]:
     assert not left
 
 
+@pytest.fixture(scope="module")
+def lockstep() -> Iterator[Server]:
+    """Split, with the exit's roots alone; it waits for every branch, so that its hits depend on no clock."""
+    fleet, trace = Fleet(embedded_pair(), label="split-"), lockstep_trace("exit", "split-")
+    trace.unlink(missing_ok=True)
+    words = mirror_flags(fleet.pair.draft, roots="exit", trace=trace, **LOCKSTEP)
+    try:
+        yield with_draft(fleet.launch("lockstep-exit", flags(*SPLIT, *words), environment=CORES))
+    finally:
+        left = fleet.stop_all()
+    assert not left
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_text_is_plain_decodings(split: tuple[Server, Server], concurrency: int) -> None:
     plain, mirror = both(split, lambda server: generate_all(server, prompts(8), 48, concurrency=concurrency))
@@ -37,9 +68,32 @@ def test_text_is_plain_decodings(split: tuple[Server, Server], concurrency: int)
 
 
 def test_it_is_mirror_that_answers(split: tuple[Server, Server]) -> None:
-    """The exit's head is split too, and read by both ranks."""
+    """With windows, and branches that the draft had ready."""
     generate_all(split[1], prompts(8), 48, concurrency=1)
     counted = report(split[1])
     assert counted["accept_len"] > 2
     assert counted["hits"]["draft"] > 0
     assert counted["plain_steps"] < counted["steps"] / 2
+
+
+def test_the_exit_finds_what_it_finds_in_a_whole_head(lockstep: Server) -> None:
+    """Each rank reads its part: windows, outcomes and hits are those of transformers' whole model."""
+    pair = embedded_pair()
+    models = reference_models(pair, kappa=DEFAULTS.kappa)
+    tokenizer = AutoTokenizer.from_pretrained(pair.target)
+    tokens = min((tokenizer.encode(prompt) for prompt in prompts(24)), key=len)
+    wanted = list(
+        simulate(
+            models,
+            tokens,
+            num_tokens=NUM_TOKENS,
+            shape=WindowShape.chain(GAMMA),
+            kappa=DEFAULTS.kappa,
+            mode="exit",
+            budget=DEFAULTS.root_budget,
+        )
+    )
+    trace = lockstep_trace("exit", "split-")
+    assert steps_of_engine(lockstep, trace, tokens, "split", NUM_TOKENS) == wanted
+    assert sum(step.source == "exit" for step in wanted) > len(wanted) / 2
+    assert report(lockstep)["hits"]["exit"] > 0

@@ -48,6 +48,7 @@ def arguments(models: tuple[str, str], **changed: Any) -> SimpleNamespace:
         "speculative_num_draft_tokens": None,
         "max_running_requests": None,
         "disable_overlap_schedule": False,
+        "nnodes": 1,
     }
     return SimpleNamespace(**{**values, **changed})
 
@@ -121,6 +122,16 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
 def test_one_objection(models: tuple[str, str], changed: dict[str, Any], words: str) -> None:
     [reason] = settings.problems(arguments(models, **changed))
     assert words in reason
+
+
+@pytest.mark.parametrize(("roots", "refused"), [("union", True), ("exit", True), ("draft", False)])
+def test_several_hosts(
+    models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, roots: str, refused: bool
+) -> None:
+    monkeypatch.setenv("SGLANG_MIRROR_ROOTS", roots)
+    reasons = settings.problems(arguments(models, nnodes=2))
+    assert len(reasons) == refused
+    assert all("--nnodes 2" in reason and "--mirror-roots draft" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("layer", [4, 9])

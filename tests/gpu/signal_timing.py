@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 
 from sglang_mirror.bench.stats import spread
+from sglang_mirror.engine.exit_head import ExitHead
+from sglang_mirror.engine.mailbox import Place
 from sglang_mirror.engine.signal import exit_candidates
 from sglang_mirror.engine.streamed_exit import StreamedExit
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
@@ -112,7 +114,9 @@ def measure(shape: Shape, *, nodes: int, exit_vocab: int, count: int) -> dict[st
     """The figures of one shape, times in milliseconds, medians and spreads of `count` replays."""
     device = torch.device("cuda")
     stand, layers = Stand(shape, nodes, exit_vocab, device), shape.num_hidden_layers
-    tap = StreamedExit(stand.read, KAPPA, topk=1, rows=nodes, device=device)
+    exit_head = ExitHead(stand.read, KAPPA)
+    letters = torch.zeros(1, Place.length(nodes, exit_head.width), dtype=torch.int32, pin_memory=True)
+    tap = StreamedExit(exit_head, topk=1, device=device, letters=letters)
     half = captured(lambda: stand.forward(layers=layers // 2))
     head = captured(lambda: stand.read(stand.rows))
     whole = captured(lambda: stand.forward(layers=0))
