@@ -36,8 +36,8 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
     (
         "cuda_graph_backend_decode",
-        lambda backend: backend not in (None, "full", "disabled"),
-        "the early exit's stream cannot cross a graph's breaks; give full or disabled",
+        lambda backend: backend not in (None, "full", "breakable", "disabled"),
+        "compilation would trace through the early exit; give full, breakable or disabled",
     ),
     ("speculative_adaptive", bool, "it switches between SGLang's own drafts; serve without it"),
     (

@@ -8,6 +8,9 @@ forward, so a replayed graph publishes as an eager forward does.
 Of a target on several GPUs each rank reads its own part of the head, and its device leaves what it found in
 the rank's own place; the first rank's host puts it together. So nothing on the side stream waits for another
 rank: a collective there would run beside the layers' own, in an order of its own.
+
+A breakable graph is broken for the reading instead: it is launched anew in each step, between two of its
+segments, and nothing waits for it but the next step. That costs the host's time in the middle of a forward.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch
 
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.exit_head import ExitHead
+from sglang_mirror.engine.host import eager_on_graph
 from sglang_mirror.engine.mailbox import Mailbox, Place
 
 # Steps are numbered in int32, from 1: fresh memory has 0.
@@ -34,15 +38,25 @@ class StreamedExit:
         letters: where the ranks' devices leave what they found, int32 [ranks, `Place.length`]; see
             `shared_memory`.
         rank: this one's row of it; the first one publishes.
+        breakable: whether forwards are captured as breakable graphs.
 
     Attributes:
         mailbox: where the candidates arrive; None but on the first rank.
     """
 
     def __init__(
-        self, head: ExitHead, *, topk: int, device: torch.device, letters: torch.Tensor, rank: int = 0
+        self,
+        head: ExitHead,
+        *,
+        topk: int,
+        device: torch.device,
+        letters: torch.Tensor,
+        rank: int = 0,
+        breakable: bool = False,
     ) -> None:
         self._head, self._topk = head, topk
+        self._joined = not breakable
+        self._leave = eager_on_graph(True)(self._left) if breakable else self._left
         places = [Place(memory, head.width) for memory in letters]
         self._place = places[rank]
         self.mailbox = Mailbox(places) if rank == 0 else None
@@ -63,6 +77,8 @@ class StreamedExit:
         if rows > len(self._place.letter):
             return
         self._step = self._step % LAST_STEP + 1
+        if not self._joined:
+            torch.cuda.current_stream().wait_stream(self._side)
         self._staged[0] = self._step
         count = 1 + rows * self._topk
         self._staged[1:count] = children.flatten()
@@ -81,15 +97,18 @@ class StreamedExit:
 
     def take(self, hidden: torch.Tensor, batch: Any) -> None:
         """Fork: read and publish beside the layers that follow."""
-        rows = len(hidden)
-        if not 0 < rows <= len(self._place.letter):
-            return
+        if 0 < len(hidden) <= len(self._place.letter):
+            self._leave(hidden, batch)
+
+    def _left(self, hidden: torch.Tensor, batch: Any) -> None:
+        rows, place = len(hidden), self._place
+        if not self._joined:
+            hidden = hidden.clone()  # the next segments may have other use for its memory
         children = self._inputs[1 : 1 + rows * self._topk].view(rows, self._topk)
         step = self._inputs[:1]
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             letter = self._head.find(hidden, batch, children)
-            place = self._place
             place.head.copy_(step, non_blocking=True)
             place.letter[:rows].copy_(letter, non_blocking=True)
             place.tail.copy_(step, non_blocking=True)
@@ -98,6 +117,6 @@ class StreamedExit:
 
     def finish(self) -> None:
         """Join: what follows the last layer waits for the side stream, and so does a capture's end."""
-        if self._held:
+        if self._held and self._joined:
             torch.cuda.current_stream().wait_stream(self._side)
             self._held = ()

@@ -175,7 +175,7 @@ class Tap:
 
 
 def early_exit(
-    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any
+    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any, breakable: bool
 ) -> EarlyExit | None:
     """The early exit that the settings ask for, connected to the model; None if they ask for none.
 
@@ -185,6 +185,7 @@ def early_exit(
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
         group: SGLang's group of the target's ranks; each reads, as the head is split too.
+        breakable: whether SGLang captures breakable graphs.
 
     Raises:
         SettingsError: as `Tap`, `Tap.split` and `Tap.limit`.
@@ -204,7 +205,14 @@ def early_exit(
         found = DirectExit(head, group)
     else:
         letters = _letters(group, Place.length(most_nodes, head.width))
-        found = StreamedExit(head, topk=topk, device=device, letters=letters, rank=group.rank_in_group)
+        found = StreamedExit(
+            head,
+            topk=topk,
+            device=device,
+            letters=letters,
+            rank=group.rank_in_group,
+            breakable=breakable,
+        )
     tap.connect(found)
     return found
 

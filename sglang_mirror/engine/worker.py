@@ -54,6 +54,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
             group=group,
+            breakable=server_args.cuda_graph_config.decode.backend == "breakable",
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:
