@@ -10,7 +10,7 @@ from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
 from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph.breakable_cuda_graph import (
     eager_on_graph,
 )
-from sglang.srt.runtime_context import get_device, get_schedule, get_serving, get_spec
+from sglang.srt.runtime_context import get_device, get_exec, get_schedule, get_serving, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.eagle_info import EagleDraftInput, EagleVerifyInput
 from sglang.srt.speculative.eagle_utils import default_tree_mask_mode
@@ -25,6 +25,7 @@ __all__ = [
     "GenerationBatchResult",
     "LogitsMetadata",
     "build_eagle_verify_input",
+    "captures_breakable_graphs",
     "default_tree_mask_mode",
     "eager_on_graph",
     "get_device",
@@ -34,3 +35,9 @@ __all__ = [
     "get_tp_group",
     "run_eagle_verify",
 ]
+
+
+def captures_breakable_graphs() -> bool:
+    """Whether SGLang captures decoding as breakable graphs; its settings have to be resolved."""
+    graphs = get_exec().graph.cuda_graph_config
+    return graphs is not None and graphs.decode.backend == "breakable"

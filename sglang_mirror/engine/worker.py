@@ -15,7 +15,14 @@ from typing import Any
 from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine.early_exit import EarlyExit
-from sglang_mirror.engine.host import BaseSpecWorker, get_device, get_schedule, get_spec, get_tp_group
+from sglang_mirror.engine.host import (
+    BaseSpecWorker,
+    captures_breakable_graphs,
+    get_device,
+    get_schedule,
+    get_spec,
+    get_tp_group,
+)
 from sglang_mirror.engine.launched import Launched
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.ranks import LOCKSTEP_WAIT_MS, FollowingRank, LeadingRank, Windows
@@ -54,7 +61,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
             group=group,
-            breakable=server_args.cuda_graph_config.decode.backend == "breakable",
+            breakable=captures_breakable_graphs(),
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:
