@@ -62,10 +62,12 @@ bench-windows: install  ## what a window of 7 takes of either draft, and 16 node
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
 	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu
 
-# A large target's draft has 0.6 billion parameters. Two servers at once fit into one GPU.
+# A large target's draft has 0.6 billion parameters. Of the larger target two servers fit into 140 GB at once;
+# each needs almost all that the other leaves, for the KV pool has its size by tokens.
 GPU_SHAPES := qwen3-14b+0.6b qwen3-32b+0.6b
-GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together 2 --timeline --server-flags \
-	"--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.85"
+GPU_TOGETHER := 2
+GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together $(GPU_TOGETHER) --timeline \
+	--server-flags "--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.97"
 # The draft on a second GPU; on the target's, as it comes and with a share of its own; on half of the cores.
 SHARED := draft_device=cuda:0,draft_share=25
 GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 mirror:$(SHARED) \
