@@ -182,6 +182,11 @@ class Server:
         answer: dict[str, Any] = httpx.get(f"{self.url}/server_info", timeout=20).json()
         return answer
 
+    def kill(self) -> None:
+        """End its main process by force, as whoever runs out of memory does; what it started is to notice."""
+        assert self._process is not None, "not started"
+        self._process.kill()
+
     def stop(self) -> None:
         """End it: politely, then by force, its whole group."""
         if self._process is None:

@@ -21,6 +21,7 @@ from sglang_mirror.draft.service import DraftService
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.errors import DraftError, ProtocolError
 from sglang_mirror.protocol.channel import DraftChannel
+from sglang_mirror.protocol.endpoint import remove_private
 
 logger = logging.getLogger(__name__)
 
@@ -109,21 +110,28 @@ class DraftServer:
         # milliseconds, several steps of a target.
         gc.collect()
         gc.freeze()
-        with self._channel, self._trace:
-            idle, busy_s = True, -math.inf
-            while not self._stopping:
-                now_s = time.monotonic()
-                wait_s = self._service.beat(now_s) - now_s
-                if self._parent.gone():
-                    logger.info("the parent has ended")
-                    return
-                asleep = idle and now_s - busy_s >= self._spin_s
-                heard = self._hear(min(int(wait_s * 1000) + 1, LONGEST_WAIT_MS) if asleep else 0)
-                if asleep and not heard:
-                    self._trace.flush()
-                idle = not self._service.step()
-                if heard or not idle:
-                    busy_s = time.monotonic()
+        try:
+            with self._channel, self._trace:
+                self._serve()
+        finally:
+            if self._parent.gone():
+                remove_private(self._channel.endpoint)
+
+    def _serve(self) -> None:
+        idle, busy_s = True, -math.inf
+        while not self._stopping:
+            now_s = time.monotonic()
+            wait_s = self._service.beat(now_s) - now_s
+            if self._parent.gone():
+                logger.info("the parent has ended")
+                return
+            asleep = idle and now_s - busy_s >= self._spin_s
+            heard = self._hear(min(int(wait_s * 1000) + 1, LONGEST_WAIT_MS) if asleep else 0)
+            if asleep and not heard:
+                self._trace.flush()
+            idle = not self._service.step()
+            if heard or not idle:
+                busy_s = time.monotonic()
 
     def _hear(self, timeout_ms: int) -> bool:
         """Take in what has come; wait for the first at most `timeout_ms`. Whether there was anything."""

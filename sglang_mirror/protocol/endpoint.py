@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from sglang_mirror.errors import SettingsError
 
 DRAFT_KEY = "draft"
 TARGET_KEY = "target"
+_PRIVATE = "sglang-mirror-"
 
 
 def endpoint_problems(endpoint: str, *, curve_dir: Path | None, insecure_tcp: bool) -> list[str]:
@@ -46,8 +48,17 @@ def _key_files(folder: Path) -> list[Path]:
 
 def private_ipc_endpoint() -> tuple[str, Path]:
     """A new `ipc://` endpoint in a folder that only this user enters, and that folder."""
-    folder = Path(tempfile.mkdtemp(prefix="sglang-mirror-"))  # mkdtemp: mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=_PRIVATE))  # mkdtemp: mode 0700
     return f"ipc://{folder / 'draft'}", folder
+
+
+def remove_private(endpoint: str) -> None:
+    """Remove a private endpoint and its folder, in place of a server that did not live to do so."""
+    path = Path(endpoint.removeprefix("ipc://"))
+    if endpoint.startswith("ipc://") and path.parent.name.startswith(_PRIVATE):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
 
 
 def make_keys(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 from sglang_mirror.protocol.channel import TargetChannel
+from sglang_mirror.protocol.endpoint import private_ipc_endpoint
 from sglang_mirror.protocol.messages import (
     Beat,
     Branches,
@@ -138,11 +139,13 @@ def test_refuses_another_vocabulary(start: Start) -> None:
         assert isinstance(greet(channel, hello(vocabulary=answer.reasons[0].split(" is ")[2][:32])), Ready)
 
 
-def test_dies_with_its_parent(model: str, tmp_path: Path) -> None:
+def test_dies_with_its_parent(model: str) -> None:
+    """And leaves nothing behind where it was reached, which the parent did not live to remove."""
+    endpoint, folder = private_ipc_endpoint()
     script = textwrap.dedent(f"""
         import sys, time
         from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
-        command = DraftCommand(model={model!r}, endpoint="ipc://{tmp_path}/d", backend="scripted")
+        command = DraftCommand(model={model!r}, endpoint={endpoint!r}, backend="scripted")
         process = DraftProcess(command)
         process.start()
         print(process.pid, flush=True)
@@ -152,9 +155,10 @@ def test_dies_with_its_parent(model: str, tmp_path: Path) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         try:
-            wait_for((tmp_path / "d").exists, START_S)
+            wait_for((folder / "draft").exists, START_S)
             parent.kill()
             wait_for(lambda: not exists(pid), 10.0)
+            assert not folder.exists()
         finally:
             if exists(pid):
                 os.kill(pid, signal.SIGKILL)

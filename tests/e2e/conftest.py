@@ -25,7 +25,7 @@ def fleet() -> Iterator[Fleet]:
     try:
         yield servers
     finally:
-        left = servers.stop_all()
+        left = servers.stop_all(politely=True)
     assert not left, f"processes left behind: {left}"
 
 

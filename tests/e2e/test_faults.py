@@ -118,11 +118,12 @@ def test_draft_stopped(server: Server, expected: list[str]) -> None:
 
 def test_server_killed_takes_its_draft_along(server: Server, fleet: Fleet) -> None:
     """Runs after the others of this module: they share the server."""
-    members = server.family()
-    assert report(server)["draft_pid"] in [process.pid for process in members]
-    os.kill(server.pid, signal.SIGKILL)
+    members, said = server.family(), report(server)
+    assert said["draft_pid"] in [process.pid for process in members]
+    server.kill()
     _, alive = psutil.wait_procs(members, timeout=30)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert not Path(said["endpoint"].removeprefix("ipc://")).parent.exists()
     fleet.stop("faults")
 
 
