@@ -11,17 +11,21 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang_mirror.errors import DraftError, MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
 
 if TYPE_CHECKING:
+    from sglang_mirror.draft.scheduler import Limits
     from sglang_mirror.draft.server import DraftServer
 
 logger = logging.getLogger(__name__)
 
+# Where every row costs, few of them per forward; an H200 computes 128 rows of a 0.6B draft in 1.3 times the
+# time of 64 (docs/results.md).
+ROWS_ON_CPU, ROWS_ON_GPU = 64, 128
 # What follows the signal must be ready in less than half of the target's step, and on a CPU every row costs.
 ROWS_AFTER_SIGNAL_ON_CPU = 4
 # Several steps of a target. On a CPU the core that would spin may be the target's.
@@ -61,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keys.add_argument("--curve-dir", type=Path, help="folder of CURVE keys; only their owners may connect")
     keys.add_argument("--insecure-tcp", action="store_true", help="serve tcp:// without keys")
     add("--parent-pid", type=int, default=0, help="end when this process ends")
-    add("--rows", type=int, default=64, help="rows of rollouts in one forward (default: %(default)s)")
+    add(
+        "--rows",
+        type=int,
+        help=f"rows of rollouts in one forward (default: {ROWS_ON_CPU} on a CPU, elsewhere {ROWS_ON_GPU})",
+    )
     add(
         "--rows-after-signal",
         type=int,
@@ -128,7 +136,6 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 def _prepare(args: argparse.Namespace) -> DraftServer:
     from sglang_mirror.draft.backends import load_backend  # noqa: PLC0415 - torch is heavy, and comes last
     from sglang_mirror.draft.parent import ParentWatch  # noqa: PLC0415
-    from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415
     from sglang_mirror.draft.server import DraftServer, bind  # noqa: PLC0415
     from sglang_mirror.draft.trace import Trace  # noqa: PLC0415
 
@@ -145,22 +152,38 @@ def _prepare(args: argparse.Namespace) -> DraftServer:
     trace = Trace(args.trace)
     channel = bind(args.endpoint, args.curve_dir)
     logger.info("%s on %s serves %s", backend.name, backend.device, channel.endpoint)
-    after_signal = args.rows_after_signal
-    if after_signal is None and backend.device == "cpu":
-        after_signal = ROWS_AFTER_SIGNAL_ON_CPU
-    streamed = args.streamed_branches
-    limits = Limits(
-        rows=args.rows,
-        rows_after_signal=after_signal,
-        streamed_branches=backend.device != "cpu" if streamed is None else streamed,
+    return DraftServer(
+        channel,
+        backend,
+        vocabulary,
+        limits=limits(args, backend.device),
+        trace=trace,
+        parent=parent,
+        spin_s=spin_ms(args, backend.device) / 1000,
+    )
+
+
+def limits(args: argparse.Namespace, device: str) -> Limits:
+    """How much goes into a forward: what was asked for, else what suits the device."""
+    from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415 - torch is heavy
+
+    def chosen(name: str, on_cpu: Any, elsewhere: Any) -> Any:
+        asked = getattr(args, name)
+        return asked if asked is not None else on_cpu if device == "cpu" else elsewhere
+
+    return Limits(
+        rows=chosen("rows", ROWS_ON_CPU, ROWS_ON_GPU),
+        rows_after_signal=chosen("rows_after_signal", ROWS_AFTER_SIGNAL_ON_CPU, None),
+        streamed_branches=chosen("streamed_branches", False, True),
         prefill_rows=args.prefill_rows,
     )
-    spin_ms = args.spin_ms
-    if spin_ms is None:
-        spin_ms = 0.0 if backend.device == "cpu" else SPIN_MS_ON_GPU
-    return DraftServer(
-        channel, backend, vocabulary, limits=limits, trace=trace, parent=parent, spin_s=spin_ms / 1000
-    )
+
+
+def spin_ms(args: argparse.Namespace, device: str) -> float:
+    """How long an idle draft spins: what was asked for, else what suits the device."""
+    if args.spin_ms is not None:
+        return float(args.spin_ms)
+    return 0.0 if device == "cpu" else SPIN_MS_ON_GPU
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
