@@ -25,19 +25,13 @@ __all__ = [
     "GenerationBatchResult",
     "LogitsMetadata",
     "build_eagle_verify_input",
-    "captures_breakable_graphs",
     "default_tree_mask_mode",
     "eager_on_graph",
     "get_device",
+    "get_exec",
     "get_schedule",
     "get_serving",
     "get_spec",
     "get_tp_group",
     "run_eagle_verify",
 ]
-
-
-def captures_breakable_graphs() -> bool:
-    """Whether SGLang captures decoding as breakable graphs; its settings have to be resolved."""
-    graphs = get_exec().graph.cuda_graph_config
-    return graphs is not None and graphs.decode.backend == "breakable"

@@ -17,8 +17,8 @@ from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import (
     BaseSpecWorker,
-    captures_breakable_graphs,
     get_device,
+    get_exec,
     get_schedule,
     get_spec,
     get_tp_group,
@@ -54,14 +54,14 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
         self._verifier = Verifier(self, self.device)
-        group = get_tp_group()
+        group, graphs = get_tp_group(), get_exec().graph.cuda_graph_config
         self._exit = early_exit(
             self.model_runner.model,
             self.config,
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
             group=group,
-            breakable=captures_breakable_graphs(),
+            breakable=graphs is not None and graphs.decode.backend == "breakable",
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,13 +44,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def launched(fleet: Fleet, plain_server: Server, folder: Path) -> tuple[Server, Server]:  # noqa: ARG001
+def launched(
+    fleet: Fleet,
+    plain_server: Server,  # noqa: ARG001
+    folder: Path,
+) -> Iterator[tuple[Server, Server]]:
     """A server with its own draft, and one whose draft is expected at an endpoint where nothing is.
 
     They start side by side, after the plain one: four at once are more than two cores start in time.
     """
     arguments = flags(*mirror_flags(None, draft_endpoint=f"ipc://{folder}/draft", speculate="always"))
-    return fleet.mirror("faults", speculate="always"), fleet.launch("waiting", arguments)
+    yield fleet.mirror("faults", speculate="always"), fleet.launch("waiting", arguments)
+    assert fleet.stop("waiting") == []
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ On a CPU nothing runs meanwhile, but who knows what and when is as on a GPU.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,11 +37,12 @@ TRACE = LOGS / "overlap.jsonl"
 
 
 @pytest.fixture(scope="module")
-def servers(fleet: Fleet) -> Servers:
+def servers(fleet: Fleet) -> Iterator[Servers]:
     """Plain, and mirror with SGLang's overlap schedule."""
     TRACE.unlink(missing_ok=True)
     plain, overlapped = fleet.plain(), fleet.mirror("overlap", schedule="overlap", trace=TRACE)
-    return plain.wait(), with_draft(overlapped)
+    yield plain.wait(), with_draft(overlapped)
+    assert fleet.stop("overlap") == []
 
 
 @pytest.fixture(scope="module")
