@@ -9,7 +9,7 @@ GRID := $(foreach arm,standalone eagle3, $(foreach steps,2 3 5 7 10,$(arm):steps
 CODE := sglang_mirror kernels patches tests examples
 MODELS := examples/models
 
-.PHONY: install demo serve bench bench-all bench-stream bench-windows latency gpu-check gpu-bench tune results test check clean
+.PHONY: install demo serve bench bench-all bench-stream bench-windows latency gpu-check gpu-bench soak faults tune results test check clean
 
 install: $(VENV)/installed
 
@@ -81,6 +81,12 @@ gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal
 	$(BIN)/python -m sglang_mirror.draft.timing --model $(MODELS)/draft --shape 0.6b --profile > out/gpu-draft.json
 	$(BIN)/python -m sglang_mirror.bench.mps $(BIN)/sglang-mirror bench run $(GPU_SERVED) \
 		--enlarge $(GPU_SHAPES) --arms $(GPU_ARMS) --json out/gpu.json
+
+soak: install  ## every kind of request for ten minutes: nothing lost, no wrong text, no growing memory
+	$(BIN)/python -m sglang_mirror.bench.soak --minutes 10 --json out/soak.json
+
+faults: install  ## the same for three minutes, while the draft is killed, ended and stopped
+	$(BIN)/python -m sglang_mirror.bench.soak --minutes 3 --faults --json out/faults.json
 
 tune: install  ## settings over a grid, each beside mirror's present ones; 35 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 96 --repeats 2 --together 4 \

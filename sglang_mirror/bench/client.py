@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,7 @@ def complete_all(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: int
         return list(pool.map(lambda body: complete(url, body), bodies))
 
 
-def stream(url: str, body: dict[str, Any]) -> Iterator[str]:
+def stream(url: str, body: dict[str, Any]) -> Generator[str]:
     """The pieces of one completion's text as they come."""
     seen = 0
     with httpx.stream(

@@ -13,6 +13,7 @@ from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.report import markdown
 from sglang_mirror.bench.results_gpu import rollouts, signal
+from sglang_mirror.bench.results_soak import soaked
 from sglang_mirror.bench.results_stream import streams, windows
 from sglang_mirror.bench.table import cells, number
 from sglang_mirror.bench.text_table import text_table
@@ -225,10 +226,15 @@ SECTIONS = (
     ("windows-33m.json", "The same drafts in the shape of 33 million parameters", windows),
     ("law-stream.json", "The law with streams and trees", law),
     ("policy.json", "Speculation given up where it loses", comparison),
+    ("soak.json", "Ten minutes of every kind of request", soaked),
+    ("soak-overlap.json", "The same by SGLang's overlap schedule", soaked),
+    ("faults.json", "The same while the draft is killed, ended and stopped", soaked),
+    ("gpu.json", "On a GPU: targets of 14 and 32 billion parameters", comparison),
     ("gpu-14b.json", "On a GPU: a target of 14 billion parameters", comparison),
     ("gpu-32b.json", "On a GPU: a target of 32 billion parameters", comparison),
     ("gpu-draft.json", "On a GPU: the draft's forwards", rollouts),
     ("gpu-signal.json", "On a GPU: the signal's way out", signal),
+    ("gpu-signal-32k.json", "On a GPU: the signal's way out, from the first 32,768 ids of the head", signal),
 )
 
 

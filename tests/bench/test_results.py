@@ -18,6 +18,7 @@ from sglang_mirror.bench.results import (
     summary,
     tuning,
 )
+from sglang_mirror.bench.results_soak import soaked
 from tests.bench.test_report import NUMBERS, OURS, content, entry
 
 __all__ = ["content"]
@@ -55,3 +56,20 @@ def test_a_comparison_says_what_mirror_is_against_each(compared: dict[str, Any])
 
 def test_tuning_is_against_the_first(compared: dict[str, Any]) -> None:
     assert "| own | mirror | 123.4 | 1.93 (1.70 to 2.20) | 4.64 |" in tuning(compared)
+
+
+def test_a_soak_says_what_was_lost_and_when_mirror_was_back(compared: dict[str, Any]) -> None:
+    found = {
+        **{"provenance": compared["provenance"], "requests": 900, "sampled": 180, "left": 90, "lost": 1},
+        **{"wrong_text": 2, "held": 3, "rss_mb": {"start": 4000.4, "middle": 4001.0, "end": 4002.6}},
+        "faults": [
+            {"fault": "killed", "at_s": 4.0, "back_s": 5.5},
+            {"fault": "killed", "at_s": 14.0, "back_s": None},
+            {"fault": "stopped", "at_s": 24.0, "back_s": 2.6},
+        ],
+    }
+    text = soaked(found)
+    assert "| 900 | 180 | 90 | 1 | 2 | 3 | 4000 | 4001 | 4003 |" in text
+    assert "| killed | 2 | 5.5 (at most 5.5), 1 times not |" in text
+    assert "| stopped | 1 | 2.6 (at most 2.6) |" in text
+    assert "the draft was" not in soaked({**found, "faults": []})

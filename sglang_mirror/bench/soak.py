@@ -1,0 +1,272 @@
+"""`make soak` and `make faults`: a mirror server under every kind of request, its text held against plain's.
+
+Clients ask without a pause: greedy requests, whose tokens must be the first of plain decoding's; sampled
+ones, which only have to be answered; and some who leave in the middle. With faults the draft is killed, ended
+or stopped meanwhile, again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
+from sglang_mirror.bench.arms import Arm, Cores
+from sglang_mirror.bench.client import complete, complete_all, payload, stream
+from sglang_mirror.bench.output import write_results
+from sglang_mirror.bench.pair import embedded_pair, held_out
+from sglang_mirror.bench.server import Server, cpu_environment
+from sglang_mirror.bench.tuned import TUNED
+from sglang_mirror.errors import MirrorError
+
+MOST_TOKENS = 96
+NUM_SHORT, NUM_LONG = 24, 4
+# Of the requests; the rest are greedy.
+SAMPLED, LEFT = 0.2, 0.1
+# The first part of the time is not looked at for memory: buffers find their sizes.
+WARM_UP_SHARE = 0.1
+FAULTS = {"killed": signal.SIGKILL, "ended": signal.SIGTERM, "stopped": signal.SIGSTOP}
+STOPPED_S, BETWEEN_FAULTS_S, BACK_WITHIN_S, LET_GO_WITHIN_S = 2.5, 4.0, 60.0, 10.0
+SAYS_EVERY_S = 10.0
+
+# Plain decoding's tokens of each prompt, at most `MOST_TOKENS`.
+Expected = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long, by how many clients, with which faults of the draft (names of `FAULTS`)."""
+
+    minutes: float
+    clients: int = 8
+    seed: int = 0
+    faults: Sequence[str] = ()
+
+
+def expected_of(plain: Server) -> Expected:
+    """What plain decoding says to each prompt, one at a time."""
+    prompts = [prompt.text for prompt in (*held_out(NUM_SHORT), *held_out(NUM_LONG, long=True))]
+    bodies = [payload(prompt, num_tokens=MOST_TOKENS) for prompt in prompts]
+    answers = complete_all(plain.url, bodies)
+    return {prompt: answer.token_ids for prompt, answer in zip(prompts, answers, strict=True)}
+
+
+class Load:
+    """Clients that ask until a time.
+
+    Attributes:
+        counts: of `requests`, and of these `lost` ones (no answer, or not in time), those with `wrong_text`,
+            `sampled` ones and those whose client `left`.
+    """
+
+    def __init__(self, url: str, expected: Expected, plan: Plan) -> None:
+        self._url, self._expected, self._plan = url, expected, plan
+        self._lock = threading.Lock()
+        self.counts: Counter[str] = Counter(dict.fromkeys(("requests", "lost", "wrong_text"), 0))
+
+    def run(self, until_s: float) -> None:
+        """Ask until `time.monotonic()` is that."""
+        with ThreadPoolExecutor(self._plan.clients) as pool:
+            done = [pool.submit(self._client, number, until_s) for number in range(self._plan.clients)]
+        for each in done:
+            each.result()
+
+    def _client(self, number: int, until_s: float) -> None:
+        rng = random.Random(f"{self._plan.seed}-{number}")
+        while time.monotonic() < until_s:
+            prompt, tokens = rng.choice(list(self._expected.items()))
+            body = payload(prompt, num_tokens=rng.randint(1, MOST_TOKENS))
+            draw = rng.random()
+            try:
+                if draw < LEFT:
+                    found = self._leave(body)
+                elif draw < LEFT + SAMPLED:
+                    body["sampling_params"]["temperature"] = rng.choice((0.3, 1.0))
+                    found = self._sampled(body)
+                else:
+                    found = self._greedy(body, tokens)
+            except httpx.HTTPError:
+                found = ["lost"]
+            with self._lock:
+                self.counts.update(["requests", *found])
+
+    def _leave(self, body: dict[str, Any]) -> list[str]:
+        with contextlib.closing(stream(self._url, body)) as pieces:
+            next(pieces, None)
+        return ["left"]
+
+    def _sampled(self, body: dict[str, Any]) -> list[str]:
+        complete(self._url, body)
+        return ["sampled"]
+
+    def _greedy(self, body: dict[str, Any], tokens: tuple[int, ...]) -> list[str]:
+        said = complete(self._url, body).token_ids
+        return [] if said == tokens[: body["sampling_params"]["max_new_tokens"]] else ["wrong_text"]
+
+
+def soak(server: Server, expected: Expected, plan: Plan) -> dict[str, Any]:
+    """Load a server that has its draft.
+
+    Returns:
+        `Load.counts`; `rss_mb` of its processes together, after the warm-up, half-way and at the end;
+        `faults`, each with what was struck and the seconds until mirror was back; `held`: requests that the
+        draft still holds when all have ended; `mirror`: what the server reports.
+    """
+    load, begun = Load(server.url, expected, plan), time.monotonic()
+    until = begun + plan.minutes * 60
+    memory: list[tuple[float, float]] = []
+    struck: list[dict[str, Any]] = []
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(_watch, server, load, begun, until, memory)]
+        if plan.faults:
+            others.append(pool.submit(_strike, server, plan, begun, until, struck))
+        load.run(until)
+        for each in others:
+            each.result()
+    return {
+        "minutes": plan.minutes,
+        "clients": plan.clients,
+        **load.counts,
+        "rss_mb": _over_time(memory, plan.minutes * 60),
+        "faults": struck,
+        "held": _held(server),
+        "mirror": _report(server),
+    }
+
+
+def _watch(server: Server, load: Load, begun: float, until: float, memory: list[tuple[float, float]]) -> None:
+    """Note the memory, and say how far it is."""
+    said = begun
+    while (now := time.monotonic()) < until:
+        used = 0.0
+        for process in server.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += process.memory_info().rss / 2**20
+        memory.append((now - begun, used))
+        if now - said > SAYS_EVERY_S:
+            said = now
+            sys.stderr.write(f"{until - now:.0f} s to go: {dict(load.counts)}, {used:.0f} MB\n")
+        time.sleep(min(1.0, max(0.0, until - now)))
+
+
+def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """Medians of a tenth of the time each: after the warm-up, half-way, at the end."""
+    found = {}
+    for name, at in (("start", WARM_UP_SHARE), ("middle", 0.5), ("end", 1.0 - WARM_UP_SHARE)):
+        part = sorted(used for second, used in memory if at <= second / seconds <= at + WARM_UP_SHARE)
+        part = part or sorted(used for _, used in memory)
+        found[name] = round(part[len(part) // 2], 1)
+    return found
+
+
+def _strike(server: Server, plan: Plan, begun: float, until: float, struck: list[dict[str, Any]]) -> None:
+    """One fault after another, each once mirror is back from the one before."""
+    rng = random.Random(plan.seed)
+    while time.monotonic() + BETWEEN_FAULTS_S < until:
+        time.sleep(BETWEEN_FAULTS_S)
+        fault, before, now = rng.choice(list(plan.faults)), _report(server), time.monotonic()
+        os.kill(before["draft_pid"], FAULTS[fault])
+        if fault == "stopped":
+            time.sleep(STOPPED_S)
+            os.kill(before["draft_pid"], signal.SIGCONT)
+        connected = (
+            after["draft"] == "ready" and after["connections"] > before["connections"]
+            for after in _reports(server, BACK_WITHIN_S)
+        )
+        back_s = round(time.monotonic() - now, 2) if any(connected) else None
+        struck.append({"fault": fault, "at_s": round(now - begun, 1), "back_s": back_s})
+
+
+def _reports(server: Server, seconds: float) -> Iterator[dict[str, Any]]:
+    """What the server says of mirror, again and again for so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield _report(server)
+        time.sleep(0.1)
+
+
+def _report(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = server.info()["mirror"]
+    return found
+
+
+def _held(server: Server) -> int:
+    """Requests that the draft holds; those of clients who have left end a little later.
+
+    SGLang does not tell of requests that end at their prefill: the next prefill lets them go.
+    """
+    complete(server.url, payload("end", num_tokens=4))
+    held = 0
+    for found in _reports(server, LET_GO_WITHIN_S):
+        held = found["requests"]
+        if not held:
+            break
+    return held
+
+
+def failures(found: Mapping[str, Any]) -> list[str]:
+    """What must not be in a soak's result."""
+    wrong = [f"{name}: {found[name]}" for name in ("lost", "wrong_text", "held") if found[name]]
+    return wrong + [f"not back: {fault}" for fault in found["faults"] if fault["back_s"] is None]
+
+
+def _server(arm: Arm, setup: Setup, logs: Path) -> Server:
+    """As a user would run it: with the prefix cache, and with prompts in chunks."""
+    flags = ("--chunked-prefill-size", "128", "--skip-server-warmup", "--log-level", "warning")
+    arguments = (*setup.pair.flags, *flags, *arm.flags)
+    return Server(
+        str(setup.pair.target),
+        arguments,
+        log=logs / f"soak-{arm.name}.log",
+        cpus=setup.cores.target,
+        environment=cpu_environment(),
+    )
+
+
+def main() -> int:
+    """Start plain decoding and mirror, and write what came of it; 1 if a request was lost or wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
+    add("--clients", type=int, default=8, help="that ask at the same time (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of what is asked (default: %(default)s)")
+    add("--arm", default="mirror", help="mirror, or a variant such as mirror:schedule=overlap")
+    add("--faults", action="store_true", help="kill, end and stop the draft meanwhile")
+    add("--json", type=Path, default=Path("out/soak.json"), help="where the result goes")
+    args = parser.parse_args()
+    plan = Plan(args.minutes, args.clients, args.seed, tuple(FAULTS) if args.faults else ())
+    try:
+        setup = Setup(embedded_pair(), Cores.one_each(), TUNED[OWN])
+        logs = args.json.parent / "logs"
+        with _server(parse_arm("plain", setup), setup, logs) as plain:
+            expected = expected_of(plain.wait())
+        with _server(parse_arm(args.arm, setup), setup, logs) as server:
+            server.wait()
+            found = soak(server, expected, plan)
+    except MirrorError as error:
+        sys.stderr.write(f"soak: {error}\n")
+        return 2
+    write_results(args.json, [], arm=args.arm, **found)
+    wrong = failures(found)
+    kept = {name: found[name] for name in ("requests", "lost", "wrong_text", "rss_mb", "held")}
+    sys.stdout.write(f"{kept}\n" + "".join(f"soak: {each}\n" for each in wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
