@@ -13,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sglang_mirror.draft.parent import ParentWatch
 from sglang_mirror.errors import DraftError, MirrorError, SettingsError
-from sglang_mirror.protocol.endpoint import endpoint_problems
+from sglang_mirror.protocol.endpoint import endpoint_problems, remove_private
 from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
 
 if TYPE_CHECKING:
@@ -115,16 +116,24 @@ def run(args: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _leave)
+    parent = ParentWatch(args.parent_pid)
     try:
-        server = _prepare(args)
-    except MirrorError as error:
-        sys.stderr.write(f"sglang-mirror draft: {error}\n")
-        return BAD_SETTINGS
-    try:
-        server.run()
+        return _serve(args, parent)
     except MirrorError as error:
         sys.stderr.write(f"sglang-mirror draft: {error}\n")
         return FAILED
+    finally:
+        if parent.gone():  # it made a private endpoint, and did not live to remove it
+            remove_private(args.endpoint)
+
+
+def _serve(args: argparse.Namespace, parent: ParentWatch) -> int:
+    try:
+        server = _prepare(args, parent)
+    except MirrorError as error:
+        sys.stderr.write(f"sglang-mirror draft: {error}\n")
+        return BAD_SETTINGS
+    server.run()
     return 0
 
 
@@ -133,16 +142,14 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _prepare(args: argparse.Namespace) -> DraftServer:
+def _prepare(args: argparse.Namespace, parent: ParentWatch) -> DraftServer:
     from sglang_mirror.draft.backends import load_backend  # noqa: PLC0415 - torch is heavy, and comes last
-    from sglang_mirror.draft.parent import ParentWatch  # noqa: PLC0415
     from sglang_mirror.draft.server import DraftServer, bind  # noqa: PLC0415
     from sglang_mirror.draft.trace import Trace  # noqa: PLC0415
 
     problems = _problems(args)
     if problems:
         raise SettingsError(problems)
-    parent = ParentWatch(args.parent_pid)
     if args.cpus:
         _stay_on(parse_cpus(args.cpus), args.cpus)
     vocabulary = vocabulary_fingerprint(args.model)

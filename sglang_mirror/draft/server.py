@@ -21,7 +21,6 @@ from sglang_mirror.draft.service import DraftService
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.errors import DraftError, ProtocolError
 from sglang_mirror.protocol.channel import DraftChannel
-from sglang_mirror.protocol.endpoint import remove_private
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +109,8 @@ class DraftServer:
         # milliseconds, several steps of a target.
         gc.collect()
         gc.freeze()
-        try:
-            with self._channel, self._trace:
-                self._serve()
-        finally:
-            if self._parent.gone():
-                remove_private(self._channel.endpoint)
+        with self._channel, self._trace:
+            self._serve()
 
     def _serve(self) -> None:
         idle, busy_s = True, -math.inf
