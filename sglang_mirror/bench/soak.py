@@ -43,6 +43,8 @@ WARM_UP_SHARE = 0.1
 FAULTS = {"killed": signal.SIGKILL, "ended": signal.SIGTERM, "stopped": signal.SIGSTOP}
 STOPPED_S, BETWEEN_FAULTS_S, BACK_WITHIN_S, LET_GO_WITHIN_S = 2.5, 4.0, 60.0, 10.0
 SAYS_EVERY_S = 10.0
+# Left to itself it gives speculation up for a small target's batches, and then there is little to see.
+ALWAYS = "mirror:speculate=always"
 
 # Plain decoding's tokens of each prompt, at most `MOST_TOKENS`.
 Expected = Mapping[str, tuple[int, ...]]
@@ -245,7 +247,7 @@ def main() -> int:
     add("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
     add("--clients", type=int, default=8, help="that ask at the same time (default: %(default)s)")
     add("--seed", type=int, default=0, help="of what is asked (default: %(default)s)")
-    add("--arm", default="mirror", help="mirror, or a variant such as mirror:schedule=overlap")
+    add("--arm", default=ALWAYS, help="mirror or a variant of it (default: %(default)s)")
     add("--faults", action="store_true", help="kill, end and stop the draft meanwhile")
     add("--json", type=Path, default=Path("out/soak.json"), help="where the result goes")
     args = parser.parse_args()
