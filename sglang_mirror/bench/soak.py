@@ -13,31 +13,24 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores
-from sglang_mirror.bench.client import complete, complete_all, payload, stream
+from sglang_mirror.bench.client import complete, payload
+from sglang_mirror.bench.load import Expected, Load, Plan, Span, expected_of
 from sglang_mirror.bench.output import write_results
-from sglang_mirror.bench.pair import embedded_pair, held_out
+from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server, cpu_environment
 from sglang_mirror.bench.tuned import TUNED
 from sglang_mirror.errors import MirrorError
 
-MOST_TOKENS = 96
-NUM_SHORT, NUM_LONG = 24, 4
-# Of the requests; the rest are greedy.
-SAMPLED, LEFT = 0.2, 0.1
 # The first part of the time is not looked at for memory: buffers find their sizes.
 WARM_UP_SHARE = 0.1
 FAULTS = {"killed": signal.SIGKILL, "ended": signal.SIGTERM, "stopped": signal.SIGSTOP}
@@ -45,80 +38,6 @@ STOPPED_S, BETWEEN_FAULTS_S, BACK_WITHIN_S, LET_GO_WITHIN_S = 2.5, 4.0, 60.0, 10
 SAYS_EVERY_S = 10.0
 # Left to itself it gives speculation up for a small target's batches, and then there is little to see.
 ALWAYS = "mirror:speculate=always"
-
-# Plain decoding's tokens of each prompt, at most `MOST_TOKENS`.
-Expected = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long, by how many clients, with which faults of the draft (names of `FAULTS`)."""
-
-    minutes: float
-    clients: int = 8
-    seed: int = 0
-    faults: Sequence[str] = ()
-
-
-def expected_of(plain: Server) -> Expected:
-    """What plain decoding says to each prompt, one at a time."""
-    prompts = [prompt.text for prompt in (*held_out(NUM_SHORT), *held_out(NUM_LONG, long=True))]
-    bodies = [payload(prompt, num_tokens=MOST_TOKENS) for prompt in prompts]
-    answers = complete_all(plain.url, bodies)
-    return {prompt: answer.token_ids for prompt, answer in zip(prompts, answers, strict=True)}
-
-
-class Load:
-    """Clients that ask until a time.
-
-    Attributes:
-        counts: of `requests`, and of these `lost` ones (no answer, or not in time), those with `wrong_text`,
-            `sampled` ones and those whose client `left`.
-    """
-
-    def __init__(self, url: str, expected: Expected, plan: Plan) -> None:
-        self._url, self._expected, self._plan = url, expected, plan
-        self._lock = threading.Lock()
-        self.counts: Counter[str] = Counter(dict.fromkeys(("requests", "lost", "wrong_text"), 0))
-
-    def run(self, until_s: float) -> None:
-        """Ask until `time.monotonic()` is that."""
-        with ThreadPoolExecutor(self._plan.clients) as pool:
-            done = [pool.submit(self._client, number, until_s) for number in range(self._plan.clients)]
-        for each in done:
-            each.result()
-
-    def _client(self, number: int, until_s: float) -> None:
-        rng = random.Random(f"{self._plan.seed}-{number}")
-        while time.monotonic() < until_s:
-            prompt, tokens = rng.choice(list(self._expected.items()))
-            body = payload(prompt, num_tokens=rng.randint(1, MOST_TOKENS))
-            draw = rng.random()
-            try:
-                if draw < LEFT:
-                    found = self._leave(body)
-                elif draw < LEFT + SAMPLED:
-                    body["sampling_params"]["temperature"] = rng.choice((0.3, 1.0))
-                    found = self._sampled(body)
-                else:
-                    found = self._greedy(body, tokens)
-            except httpx.HTTPError:
-                found = ["lost"]
-            with self._lock:
-                self.counts.update(["requests", *found])
-
-    def _leave(self, body: dict[str, Any]) -> list[str]:
-        with contextlib.closing(stream(self._url, body)) as pieces:
-            next(pieces, None)
-        return ["left"]
-
-    def _sampled(self, body: dict[str, Any]) -> list[str]:
-        complete(self._url, body)
-        return ["sampled"]
-
-    def _greedy(self, body: dict[str, Any], tokens: tuple[int, ...]) -> list[str]:
-        said = complete(self._url, body).token_ids
-        return [] if said == tokens[: body["sampling_params"]["max_new_tokens"]] else ["wrong_text"]
 
 
 def soak(server: Server, expected: Expected, plan: Plan) -> dict[str, Any]:
@@ -129,41 +48,41 @@ def soak(server: Server, expected: Expected, plan: Plan) -> dict[str, Any]:
         `faults`, each with what was struck and the seconds until mirror was back; `held`: requests that the
         draft still holds when all have ended; `mirror`: what the server reports.
     """
-    load, begun = Load(server.url, expected, plan), time.monotonic()
-    until = begun + plan.minutes * 60
+    load, span = Load(server.url, expected, plan), Span(plan.minutes * 60)
     memory: list[tuple[float, float]] = []
     struck: list[dict[str, Any]] = []
-    with ThreadPoolExecutor() as pool:
-        others = [pool.submit(_watch, server, load, begun, until, memory)]
+    with ThreadPoolExecutor() as pool, span:
+        others = [pool.submit(_watch, server, load, span, memory)]
         if plan.faults:
-            others.append(pool.submit(_strike, server, plan, begun, until, struck))
-        load.run(until)
+            others.append(pool.submit(_strike, server, plan, span, struck))
+        load.run(span)
         for each in others:
             each.result()
     return {
         "minutes": plan.minutes,
         "clients": plan.clients,
         **load.counts,
-        "rss_mb": _over_time(memory, plan.minutes * 60),
+        "rss_mb": _over_time(memory, span.seconds),
         "faults": struck,
         "held": _held(server),
         "mirror": _report(server),
     }
 
 
-def _watch(server: Server, load: Load, begun: float, until: float, memory: list[tuple[float, float]]) -> None:
-    """Note the memory, and say how far it is."""
-    said = begun
-    while (now := time.monotonic()) < until:
+def _watch(server: Server, load: Load, span: Span, memory: list[tuple[float, float]]) -> None:
+    """Note the memory every second, and say how far it is."""
+    said_s = 0.0
+    while not span.over:
         used = 0.0
         for process in server.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 used += process.memory_info().rss / 2**20
-        memory.append((now - begun, used))
-        if now - said > SAYS_EVERY_S:
-            said = now
-            sys.stderr.write(f"{until - now:.0f} s to go: {dict(load.counts)}, {used:.0f} MB\n")
-        time.sleep(min(1.0, max(0.0, until - now)))
+        memory.append((span.passed_s, used))
+        if span.passed_s - said_s > SAYS_EVERY_S:
+            said_s = span.passed_s
+            left = span.seconds - said_s
+            sys.stderr.write(f"{left:.0f} s to go: {dict(load.counts)}, {used:.0f} MB\n")
+        span.wait(1.0)
 
 
 def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[str, float]:
@@ -176,12 +95,14 @@ def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[st
     return found
 
 
-def _strike(server: Server, plan: Plan, begun: float, until: float, struck: list[dict[str, Any]]) -> None:
+def _strike(server: Server, plan: Plan, span: Span, struck: list[dict[str, Any]]) -> None:
     """One fault after another, each once mirror is back from the one before."""
     rng = random.Random(plan.seed)
-    while time.monotonic() + BETWEEN_FAULTS_S < until:
-        time.sleep(BETWEEN_FAULTS_S)
-        fault, before, now = rng.choice(list(plan.faults)), _report(server), time.monotonic()
+    while True:
+        span.wait(BETWEEN_FAULTS_S)
+        if span.over:
+            return
+        fault, before, at_s = rng.choice(list(plan.faults)), _report(server), span.passed_s
         os.kill(before["draft_pid"], FAULTS[fault])
         if fault == "stopped":
             time.sleep(STOPPED_S)
@@ -190,8 +111,8 @@ def _strike(server: Server, plan: Plan, begun: float, until: float, struck: list
             after["draft"] == "ready" and after["connections"] > before["connections"]
             for after in _reports(server, BACK_WITHIN_S)
         )
-        back_s = round(time.monotonic() - now, 2) if any(connected) else None
-        struck.append({"fault": fault, "at_s": round(now - begun, 1), "back_s": back_s})
+        back_s = round(span.passed_s - at_s, 2) if any(connected) else None
+        struck.append({"fault": fault, "at_s": round(at_s, 1), "back_s": back_s})
 
 
 def _reports(server: Server, seconds: float) -> Iterator[dict[str, Any]]:
@@ -252,6 +173,7 @@ def main() -> int:
     add("--json", type=Path, default=Path("out/soak.json"), help="where the result goes")
     args = parser.parse_args()
     plan = Plan(args.minutes, args.clients, args.seed, tuple(FAULTS) if args.faults else ())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are ended first
     try:
         setup = Setup(embedded_pair(), Cores.one_each(), TUNED[OWN])
         logs = args.json.parent / "logs"
