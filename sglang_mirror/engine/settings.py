@@ -99,8 +99,8 @@ def problems(args: Any) -> list[str]:
         config = resolve()
     except SettingsError as error:
         return found + list(error.reasons)
-    found += _host_problems(args, config) + _exit_problems(args, config) + _draft_problems(args, config)
-    return found + placing.share_problems(args, config)
+    found += _schedule_problems(args, config) + _host_problems(args, config) + _exit_problems(args, config)
+    return found + _draft_problems(args, config) + placing.share_problems(args, config)
 
 
 def endpoint_objections(args: Any) -> list[str]:
@@ -151,6 +151,14 @@ def _window_problems(args: Any) -> list[str]:
             f"has {depth + 1} to {_most_nodes(depth, children)} nodes here"
         )
     return found
+
+
+def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:
+    if config.schedule == "sync" or not args.disable_overlap_schedule:
+        return []
+    return [
+        "--mirror-schedule overlap: --disable-overlap-schedule asks for the opposite; leave one of them out"
+    ]
 
 
 def _host_problems(args: Any, config: MirrorConfig) -> list[str]:

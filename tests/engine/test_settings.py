@@ -134,6 +134,20 @@ def test_several_hosts(
     assert all("--nnodes 2" in reason and "--mirror-roots draft" in reason for reason in reasons)
 
 
+def test_the_overlap_schedule_is_sglangs(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(models)
+    settings.adopt(args)
+    assert args.disable_overlap_schedule
+    monkeypatch.setenv("SGLANG_MIRROR_SCHEDULE", "overlap")
+    args = arguments(models)
+    assert settings.problems(args) == []
+    settings.adopt(args)
+    assert not args.disable_overlap_schedule
+    [reason] = settings.problems(arguments(models, disable_overlap_schedule=True))
+    assert "--mirror-schedule overlap" in reason
+    assert "--disable-overlap-schedule" in reason
+
+
 @pytest.mark.parametrize("layer", [4, 9])
 def test_exit_layer(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, layer: int) -> None:
     monkeypatch.setenv("SGLANG_MIRROR_EXIT_LAYER", str(layer))
