@@ -114,12 +114,12 @@ def mirror(
     return Arm(name, tuple(flags))
 
 
-def server(arm: Arm, pair: Pair, cores: Cores, log: Path) -> Server:
-    """The arm's server, not started."""
+def server(arm: Arm, pair: Pair, cores: Cores, log: Path, *, common: tuple[str, ...] = COMMON) -> Server:
+    """The arm's server, not started; `common` flags are the same for every arm."""
     all_cores = sorted(os.sched_getaffinity(0))
     return Server(
         str(pair.target),
-        (*pair.flags, *COMMON, *arm.flags),
+        (*pair.flags, *common, *arm.flags),
         log=log,
         cpus=all_cores if arm.all_cores else cores.target,
         environment=cpu_environment(len(all_cores) if arm.all_cores else 1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,12 +74,13 @@ def _run(args: argparse.Namespace) -> int:
         from sglang_mirror.bench.experiment import Experiment  # noqa: PLC0415
         from sglang_mirror.bench.output import Output  # noqa: PLC0415
         from sglang_mirror.bench.planning import planned  # noqa: PLC0415
+        from sglang_mirror.bench.server import end_on_sigterm  # noqa: PLC0415
         from sglang_mirror.bench.table import cells, table  # noqa: PLC0415
         from sglang_mirror.bench.timeline import record  # noqa: PLC0415
     except ImportError as error:
         raise MirrorError(f"bench needs {error.name}: pip install 'sglang-mirror[bench]'") from error
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _stop)  # so that the servers are ended before we are
+    end_on_sigterm()
     plans, logs = planned(args), args.json.parent / "logs"
     output = Output(args.json)
     with tqdm(total=sum(plan.num_turns * len(plan.arms) for plan, _ in plans), unit="turn") as bar:
@@ -111,10 +111,6 @@ def _run(args: argparse.Namespace) -> int:
     greedy = [entry for entry in output.results if entry["temperature"] == 0 and exact]
     same = all(entry["text_equal"] in (None, 1.0) for entry in greedy)
     return 0 if same and output.results and not output.skipped else 1
-
-
-def _stop(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _named(skipped: dict[str, str], target: str) -> dict[str, str]:

@@ -94,9 +94,9 @@ class Load:
                 client.result()
 
     def _client(self, number: int, span: Span) -> None:
-        rng = random.Random(f"{self._plan.seed}-{number}")
+        rng, known = random.Random(f"{self._plan.seed}-{number}"), list(self._expected.items())
         while not span.over:
-            prompt, tokens = rng.choice(list(self._expected.items()))
+            prompt, tokens = rng.choice(known)
             body = payload(prompt, num_tokens=rng.randint(1, MOST_TOKENS))
             draw = rng.random()
             try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sglang_mirror.bench.server import die_with_parent
+from sglang_mirror.bench.server import die_with_parent, end_on_sigterm
 
 CONTROL = "nvidia-cuda-mps-control"
 START_S, PROBE_S, STOP_S = 10.0, 60.0, 20.0
@@ -91,7 +90,7 @@ def main(command: Sequence[str]) -> int:
     if not command:
         _say("give a command to run")
         return BAD_USAGE
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_sigterm()
     with service() as found:
         child = subprocess.Popen(command, env={**os.environ, **found}, preexec_fn=die_with_parent)  # noqa: PLW1509
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
 from sglang_mirror.bench.provenance import origin
+from sglang_mirror.bench.stats import spread
 from sglang_mirror.bench.text_table import text_table
 
 
@@ -28,5 +28,5 @@ def _faults(content: dict[str, Any]) -> Iterator[list[str]]:
         back = [each["back_s"] for each in struck if each["fault"] == fault]
         known = [seconds for seconds in back if seconds is not None]
         missing = f", {len(back) - len(known)} times not" if len(known) < len(back) else ""
-        span = f"{statistics.median(known):.1f} (at most {max(known):.1f})" if known else "-"
-        yield [fault, str(len(back)), span + missing]
+        said = "{median:.1f} (at most {max:.1f})".format(**spread(known)) if known else "-"
+        yield [fault, str(len(back)), said + missing]

@@ -31,9 +31,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """In a child, before it becomes a server: whatever ends us, a kill too, the kernel tells it to end."""
+    """In a child, before it becomes its program: whatever ends us, a kill too, the kernel tells it to end."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM unwinds this process, so that what it started is ended before it is."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 class ServerError(MirrorError):

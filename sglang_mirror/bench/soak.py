@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +22,14 @@ from typing import Any
 
 import psutil
 
+from sglang_mirror.bench import arms
 from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores
 from sglang_mirror.bench.client import complete, payload
 from sglang_mirror.bench.load import Expected, Load, Plan, Span, expected_of
 from sglang_mirror.bench.output import write_results
 from sglang_mirror.bench.pair import embedded_pair
-from sglang_mirror.bench.server import Server, cpu_environment
+from sglang_mirror.bench.server import Server, end_on_sigterm
 from sglang_mirror.bench.tuned import TUNED
 from sglang_mirror.errors import MirrorError
 
@@ -36,6 +38,8 @@ WARM_UP_SHARE = 0.1
 FAULTS = {"killed": signal.SIGKILL, "ended": signal.SIGTERM, "stopped": signal.SIGSTOP}
 STOPPED_S, BETWEEN_FAULTS_S, BACK_WITHIN_S, LET_GO_WITHIN_S = 2.5, 4.0, 60.0, 10.0
 SAYS_EVERY_S = 10.0
+# As a user would serve: with the prefix cache, and with prompts in chunks.
+AS_SERVED = ("--chunked-prefill-size", "128", "--skip-server-warmup", "--log-level", "warning")
 # Left to itself it gives speculation up for a small target's batches, and then there is little to see.
 ALWAYS = "mirror:speculate=always"
 
@@ -89,9 +93,8 @@ def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[st
     """Medians of a tenth of the time each: after the warm-up, half-way, at the end."""
     found = {}
     for name, at in (("start", WARM_UP_SHARE), ("middle", 0.5), ("end", 1.0 - WARM_UP_SHARE)):
-        part = sorted(used for second, used in memory if at <= second / seconds <= at + WARM_UP_SHARE)
-        part = part or sorted(used for _, used in memory)
-        found[name] = round(part[len(part) // 2], 1)
+        part = [used for second, used in memory if at <= second / seconds <= at + WARM_UP_SHARE]
+        found[name] = round(statistics.median_high(part or [used for _, used in memory]), 1)
     return found
 
 
@@ -149,16 +152,7 @@ def failures(found: Mapping[str, Any]) -> list[str]:
 
 
 def _server(arm: Arm, setup: Setup, logs: Path) -> Server:
-    """As a user would run it: with the prefix cache, and with prompts in chunks."""
-    flags = ("--chunked-prefill-size", "128", "--skip-server-warmup", "--log-level", "warning")
-    arguments = (*setup.pair.flags, *flags, *arm.flags)
-    return Server(
-        str(setup.pair.target),
-        arguments,
-        log=logs / f"soak-{arm.name}.log",
-        cpus=setup.cores.target,
-        environment=cpu_environment(),
-    )
+    return arms.server(arm, setup.pair, setup.cores, logs / f"soak-{arm.name}.log", common=AS_SERVED)
 
 
 def main() -> int:
@@ -173,15 +167,14 @@ def main() -> int:
     add("--json", type=Path, default=Path("out/soak.json"), help="where the result goes")
     args = parser.parse_args()
     plan = Plan(args.minutes, args.clients, args.seed, tuple(FAULTS) if args.faults else ())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are ended first
+    end_on_sigterm()
     try:
         setup = Setup(embedded_pair(), Cores.one_each(), TUNED[OWN])
         logs = args.json.parent / "logs"
         with _server(parse_arm("plain", setup), setup, logs) as plain:
             expected = expected_of(plain.wait())
-        with _server(parse_arm(args.arm, setup), setup, logs) as server:
-            server.wait()
-            found = soak(server, expected, plan)
+        with _server(parse_arm(args.arm, setup), setup, logs) as mirror:
+            found = soak(mirror.wait(), expected, plan)
     except MirrorError as error:
         sys.stderr.write(f"soak: {error}\n")
         return 2

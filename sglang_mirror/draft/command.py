@@ -116,24 +116,17 @@ def run(args: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _leave)
-    parent = ParentWatch(args.parent_pid)
+    parent, status = ParentWatch(args.parent_pid), BAD_SETTINGS
     try:
-        return _serve(args, parent)
+        server = _prepare(args, parent)
+        status = FAILED
+        server.run()
     except MirrorError as error:
         sys.stderr.write(f"sglang-mirror draft: {error}\n")
-        return FAILED
+        return status
     finally:
         if parent.gone():  # it made a private endpoint, and did not live to remove it
             remove_private(args.endpoint)
-
-
-def _serve(args: argparse.Namespace, parent: ParentWatch) -> int:
-    try:
-        server = _prepare(args, parent)
-    except MirrorError as error:
-        sys.stderr.write(f"sglang-mirror draft: {error}\n")
-        return BAD_SETTINGS
-    server.run()
     return 0
 
 
@@ -174,23 +167,23 @@ def limits(args: argparse.Namespace, device: str) -> Limits:
     """How much goes into a forward: what was asked for, else what suits the device."""
     from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415 - torch is heavy
 
-    def chosen(name: str, on_cpu: Any, elsewhere: Any) -> Any:
-        asked = getattr(args, name)
-        return asked if asked is not None else on_cpu if device == "cpu" else elsewhere
-
     return Limits(
-        rows=chosen("rows", ROWS_ON_CPU, ROWS_ON_GPU),
-        rows_after_signal=chosen("rows_after_signal", ROWS_AFTER_SIGNAL_ON_CPU, None),
-        streamed_branches=chosen("streamed_branches", False, True),
+        rows=_suited(args.rows, device, ROWS_ON_CPU, ROWS_ON_GPU),
+        rows_after_signal=_suited(args.rows_after_signal, device, ROWS_AFTER_SIGNAL_ON_CPU, None),
+        streamed_branches=_suited(args.streamed_branches, device, False, True),
         prefill_rows=args.prefill_rows,
     )
 
 
 def spin_ms(args: argparse.Namespace, device: str) -> float:
     """How long an idle draft spins: what was asked for, else what suits the device."""
-    if args.spin_ms is not None:
-        return float(args.spin_ms)
-    return 0.0 if device == "cpu" else SPIN_MS_ON_GPU
+    return float(_suited(args.spin_ms, device, 0.0, SPIN_MS_ON_GPU))
+
+
+def _suited(asked: Any, device: str, on_cpu: Any, elsewhere: Any) -> Any:
+    if asked is not None:
+        return asked
+    return on_cpu if device == "cpu" else elsewhere
 
 
 def _problems(args: argparse.Namespace) -> list[str]:

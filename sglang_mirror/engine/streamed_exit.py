@@ -15,17 +15,19 @@ segments, and nothing waits for it but the next step. That costs the host's time
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.exit_head import ExitHead
-from sglang_mirror.engine.host import eager_on_graph
 from sglang_mirror.engine.mailbox import Mailbox, Place
 
 # Steps are numbered in int32, from 1: fresh memory has 0.
 LAST_STEP = 2**31 - 2
+# Called with hidden states [N, width] and SGLang's batch.
+Leave = Callable[[torch.Tensor, Any], None]
 
 
 class StreamedExit:
@@ -38,7 +40,7 @@ class StreamedExit:
         letters: where the ranks' devices leave what they found, int32 [ranks, `Place.length`]; see
             `shared_memory`.
         rank: this one's row of it; the first one publishes.
-        breakable: whether forwards are captured as breakable graphs.
+        breaking: of breakable graphs: makes a call one that breaks them, to be made anew at each replay.
 
     Attributes:
         mailbox: where the candidates arrive; None but on the first rank.
@@ -52,11 +54,11 @@ class StreamedExit:
         device: torch.device,
         letters: torch.Tensor,
         rank: int = 0,
-        breakable: bool = False,
+        breaking: Callable[[Leave], Leave] | None = None,
     ) -> None:
         self._head, self._topk = head, topk
-        self._joined = not breakable
-        self._leave = eager_on_graph(True)(self._left) if breakable else self._left
+        self._joined = breaking is None
+        self._leave = self._left if breaking is None else breaking(self._left)
         places = [Place(memory, head.width) for memory in letters]
         self._place = places[rank]
         self.mailbox = Mailbox(places) if rank == 0 else None

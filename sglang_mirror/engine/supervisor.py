@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from sglang_mirror.engine.placing import SHARE
 from sglang_mirror.engine.probe import hello
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.channel import TargetChannel
-from sglang_mirror.protocol.endpoint import private_ipc_endpoint
+from sglang_mirror.protocol.endpoint import private_ipc_endpoint, remove_private
 from sglang_mirror.protocol.liveness import Peer
 
 logger = logging.getLogger(__name__)
@@ -52,12 +51,11 @@ class DraftSupervisor:
         counters: Counters,
     ) -> None:
         self._config, self._counters = config, counters
-        self._folder: Path | None = None
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
         endpoint = config.draft_endpoint
         self._process: DraftProcess | None = None
         if endpoint is None:
-            endpoint, self._folder = private_ipc_endpoint()
+            endpoint = private_ipc_endpoint()
             self._process = DraftProcess(_command(config, endpoint, device))
         self.endpoint = endpoint
         self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
@@ -100,9 +98,8 @@ class DraftSupervisor:
         self._thread.join(STOP_TIMEOUT_S)
         if self._process is not None:
             self._process.stop(STOP_TIMEOUT_S)
+            remove_private(self.endpoint)
         self._channel.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def report(self) -> dict[str, Any]:
         """Who the draft is and how it is."""

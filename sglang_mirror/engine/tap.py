@@ -13,7 +13,7 @@ import torch
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
 from sglang_mirror.engine.exit_head import ExitHead
-from sglang_mirror.engine.host import LogitsMetadata
+from sglang_mirror.engine.host import LogitsMetadata, eager_on_graph
 from sglang_mirror.engine.mailbox import Place
 from sglang_mirror.engine.shared_memory import register_with_cuda, shared_numbers
 from sglang_mirror.engine.streamed_exit import StreamedExit
@@ -211,7 +211,7 @@ def early_exit(
             device=device,
             letters=letters,
             rank=group.rank_in_group,
-            breakable=breakable,
+            breaking=eager_on_graph(True) if breakable else None,
         )
     tap.connect(found)
     return found

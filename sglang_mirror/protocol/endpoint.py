@@ -46,14 +46,14 @@ def _key_files(folder: Path) -> list[Path]:
     return [folder / f"{DRAFT_KEY}.key", folder / f"{TARGET_KEY}.key"]
 
 
-def private_ipc_endpoint() -> tuple[str, Path]:
-    """A new `ipc://` endpoint in a folder that only this user enters, and that folder."""
+def private_ipc_endpoint() -> str:
+    """A new `ipc://` endpoint in a folder of its own, which only this user enters."""
     folder = Path(tempfile.mkdtemp(prefix=_PRIVATE))  # mkdtemp: mode 0700
-    return f"ipc://{folder / 'draft'}", folder
+    return f"ipc://{folder / 'draft'}"
 
 
 def remove_private(endpoint: str) -> None:
-    """Remove a private endpoint and its folder, in place of a server that did not live to do so."""
+    """Remove a private endpoint and its folder, once nobody is reached there; any other stays."""
     path = Path(endpoint.removeprefix("ipc://"))
     if endpoint.startswith("ipc://") and path.parent.name.startswith(_PRIVATE):
         with contextlib.suppress(OSError):

@@ -141,7 +141,8 @@ def test_refuses_another_vocabulary(start: Start) -> None:
 
 def test_dies_with_its_parent(model: str) -> None:
     """And leaves nothing behind where it was reached, which the parent did not live to remove."""
-    endpoint, folder = private_ipc_endpoint()
+    endpoint = private_ipc_endpoint()
+    folder = Path(endpoint.removeprefix("ipc://")).parent
     script = textwrap.dedent(f"""
         import sys, time
         from sglang_mirror.draft.launcher import DraftCommand, DraftProcess

@@ -1,4 +1,4 @@
-"""What an engine says it did, in the simulator's words."""
+"""What the simulator says of a request, and what an engine says it did, in the same words."""
 
 from __future__ import annotations
 
@@ -9,11 +9,31 @@ from sglang_mirror.bench.client import complete
 from sglang_mirror.bench.law import read_trace
 from sglang_mirror.bench.server import Server
 from sglang_mirror.config import MirrorConfig
-from sglang_mirror.core.simulator import Step
+from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.core.roots import RootMode
+from sglang_mirror.core.simulator import Models, Step, simulate
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
+from tests.e2e.fleet import GAMMA
 
 DEFAULTS = MirrorConfig()
+CHAIN = WindowShape.chain(GAMMA)
+
+
+def steps_of_simulator(
+    models: Models, tokens: list[int], mode: RootMode, num_tokens: int, shape: WindowShape = CHAIN
+) -> list[Step]:
+    """What the simulator says of one request to a server of the tests, with the default settings."""
+    steps = simulate(
+        models,
+        tokens,
+        num_tokens=num_tokens,
+        shape=shape,
+        kappa=DEFAULTS.kappa,
+        mode=mode,
+        budget=DEFAULTS.root_budget,
+    )
+    return list(steps)
 
 
 def steps_of_engine(server: Server, trace: Path, tokens: list[int], rid: str, num_tokens: int) -> list[Step]:

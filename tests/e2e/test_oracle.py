@@ -12,11 +12,9 @@ from sglang_mirror.bench.client import Completion
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.law import read_trace
 from sglang_mirror.bench.server import Server
-from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.core.simulator import Models, simulate
+from sglang_mirror.core.simulator import Models
 from sglang_mirror.core.window import Window
 from tests.e2e.fleet import (
-    GAMMA,
     ROOTS,
     TREE,
     TREE_SHAPE,
@@ -26,7 +24,7 @@ from tests.e2e.fleet import (
     prompts,
     with_draft,
 )
-from tests.e2e.oracle import DEFAULTS, steps_of_engine
+from tests.e2e.oracle import CHAIN, DEFAULTS, steps_of_engine, steps_of_simulator
 from tests.e2e.reference import reference_models
 
 pytestmark = pytest.mark.server
@@ -72,17 +70,8 @@ def test_engine_does_what_the_simulator_says(
     hits, off_first_path = 0, 0
     assert divergences(generate_all(server, prompts(8), concurrency=4), plainly) == []
     for number, tokens in enumerate(token_ids):
-        wanted = list(
-            simulate(
-                models,
-                tokens,
-                num_tokens=NUM_TOKENS,
-                shape=TREE_SHAPE if roots == TREE else WindowShape.chain(GAMMA),
-                kappa=DEFAULTS.kappa,
-                mode="union" if roots == TREE else roots,
-                budget=DEFAULTS.root_budget,
-            )
-        )
+        mode, shape = ("union", TREE_SHAPE) if roots == TREE else (roots, CHAIN)
+        wanted = steps_of_simulator(models, tokens, mode, NUM_TOKENS, shape)
         rid = f"oracle-{roots}-{number}"
         found = steps_of_engine(server, lockstep_trace(roots), tokens, rid, NUM_TOKENS)
         assert found == wanted

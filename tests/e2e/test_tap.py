@@ -13,10 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.pair import embedded_pair
-from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.core.simulator import simulate
-from tests.e2e.fleet import GAMMA, Fleet, lockstep_trace, with_draft
-from tests.e2e.oracle import DEFAULTS, steps_of_engine
+from tests.e2e.fleet import Fleet, lockstep_trace, with_draft
+from tests.e2e.oracle import DEFAULTS, steps_of_engine, steps_of_simulator
 from tests.e2e.reference import reference_models
 
 pytestmark = pytest.mark.server
@@ -81,17 +79,8 @@ def fleets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fleet
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hits_from_the_exit(fleets: dict[str, Fleet], family: str) -> None:
     tiny = fleets[family]
-    wanted = list(
-        simulate(
-            reference_models(tiny.pair, kappa=DEFAULTS.kappa),
-            PROMPT,
-            num_tokens=NUM_TOKENS,
-            shape=WindowShape.chain(GAMMA),
-            kappa=DEFAULTS.kappa,
-            mode="exit",
-            budget=DEFAULTS.root_budget,
-        )
-    )
+    models = reference_models(tiny.pair, kappa=DEFAULTS.kappa)
+    wanted = steps_of_simulator(models, PROMPT, "exit", NUM_TOKENS)
     server = with_draft(tiny.lockstep("exit"))
     trace = lockstep_trace("exit", tiny.label)
     assert steps_of_engine(server, trace, PROMPT, "tap", NUM_TOKENS) == wanted

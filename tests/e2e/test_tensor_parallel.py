@@ -10,10 +10,7 @@ from transformers import AutoTokenizer
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
-from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.core.simulator import simulate
 from tests.e2e.fleet import (
-    GAMMA,
     LOCKSTEP,
     Fleet,
     both,
@@ -25,7 +22,7 @@ from tests.e2e.fleet import (
     report,
     with_draft,
 )
-from tests.e2e.oracle import DEFAULTS, steps_of_engine
+from tests.e2e.oracle import DEFAULTS, steps_of_engine, steps_of_simulator
 from tests.e2e.reference import reference_models
 
 pytestmark = pytest.mark.server
@@ -77,17 +74,7 @@ def test_the_exit_finds_what_it_finds_in_a_whole_head(split: tuple[Server, Serve
     shortest = sorted((tokenizer.encode(prompt) for prompt in prompts(24)), key=len)[:2]
     sources = []
     for number, tokens in enumerate(shortest):
-        wanted = list(
-            simulate(
-                models,
-                tokens,
-                num_tokens=NUM_TOKENS,
-                shape=WindowShape.chain(GAMMA),
-                kappa=DEFAULTS.kappa,
-                mode="union",
-                budget=DEFAULTS.root_budget,
-            )
-        )
+        wanted = steps_of_simulator(models, tokens, "union", NUM_TOKENS)
         assert steps_of_engine(split[1], TRACE, tokens, f"split-{number}", NUM_TOKENS) == wanted
         sources += [step.source for step in wanted]
     assert {"draft", "exit"} <= set(sources)

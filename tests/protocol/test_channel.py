@@ -127,7 +127,8 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
 
 
 def test_private_endpoint() -> None:
-    endpoint, folder = private_ipc_endpoint()
+    endpoint = private_ipc_endpoint()
+    folder = Path(endpoint.removeprefix("ipc://")).parent
     assert folder.stat().st_mode & 0o777 == 0o700
     with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
         converse(draft, target)
