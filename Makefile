@@ -25,8 +25,8 @@ demo: install  ## mirror, the same draft run serially, and plain decoding side b
 serve: install  ## a server on port 30000 that decodes by mirror
 	$(BIN)/python -m sglang_mirror.bench.serve
 
-# The first arm runs in every group of four: more servers than that at once do not fit into 24 GiB.
-COMPARED := --arms plain standalone eagle3 mirror serial plain:cores=all \
+# Plain decoding and mirror are in every group of four: more servers than that at once do not fit into 24 GiB.
+COMPARED := --reference plain mirror --arms standalone eagle3 serial plain:cores=all \
 	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
 
 bench: install  ## every way of decoding side by side, small and enlarged target; at most 30 minutes
@@ -62,25 +62,8 @@ bench-windows: install  ## what a window of 7 takes of either draft, and 16 node
 gpu-check: install  ## on a machine with a GPU: kernels, the captured signal, and text on every backend
 	$(BIN)/python -m pytest -rA tests/kernels tests/draft/test_graphed.py tests/gpu
 
-# A large target's draft has 0.6 billion parameters. Of the larger target two servers fit into 140 GB at once;
-# each needs almost all that the other leaves, for the KV pool has its size by tokens.
-GPU_SHAPES := qwen3-14b+0.6b qwen3-32b+0.6b
-GPU_TOGETHER := 2
-GPU_SERVED := --device cuda --dtype bfloat16 --tokens 128 --questions 8 --together $(GPU_TOGETHER) --timeline \
-	--server-flags "--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.97"
-# The draft on a second GPU; on the target's, as it comes and with a share of its own; on half of the cores.
-SHARED := draft_device=cuda:0,draft_share=25
-GPU_ARMS := plain standalone eagle3 mirror:draft_device=cuda:1 mirror:draft_device=cuda:0 mirror:$(SHARED) \
-	$(foreach setting,exit_vocab=32768 schedule=overlap root_budget=32,mirror:$(SHARED),$(setting)) \
-	mirror:draft=streaming,$(SHARED) mirror:draft_device=cpu,draft_threads=8,draft_dtype=bfloat16
-
 gpu-bench: install  ## on a machine with a GPU: targets of real size, the signal's way out, the draft's forwards
-	mkdir -p out
-	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b > out/gpu-signal.json
-	$(BIN)/python -m tests.gpu.signal_timing --shape qwen3-14b --exit-vocab 32768 > out/gpu-signal-32k.json
-	$(BIN)/python -m sglang_mirror.draft.timing --model $(MODELS)/draft --shape 0.6b --profile > out/gpu-draft.json
-	$(BIN)/python -m sglang_mirror.bench.mps $(BIN)/sglang-mirror bench run $(GPU_SERVED) \
-		--enlarge $(GPU_SHAPES) --arms $(GPU_ARMS) --json out/gpu.json
+	$(BIN)/python -m sglang_mirror.bench.gpu
 
 soak: install  ## every kind of request for ten minutes: nothing lost, no wrong text, no growing memory
 	$(BIN)/python -m sglang_mirror.bench.soak --minutes 10 --json out/soak.json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="serve the target in these shapes, one after another: `own`, TARGET such as 0.25b or qwen3-14b, "
         "or TARGET+DRAFT; an EAGLE3 head takes the target's (default: own)",
     )
-    add("--together", type=int, metavar="N", help="most servers at once; the first arm is in every group")
+    add("--together", type=int, metavar="N", help="most servers at once (default: all)")
+    add(
+        "--reference",
+        nargs="+",
+        metavar="ARM",
+        help="arms that all others are measured beside, in whatever groups (default: the first arm)",
+    )
+    add("--start-timeout", type=float, default=180.0, metavar="S", help="of a server (default: %(default)s)")
     add("--dtype", default="float32", help="of the target (default: %(default)s)")
     add("--device", default="cpu", help="of the target: cpu or cuda (default: %(default)s)")
     add("--server-flags", default="", metavar="FLAGS", help="further flags of every server, in one string")
@@ -62,47 +68,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--bench-serving", action="store_true", help="also ask every server by SGLang's own client")
     add("--json", type=Path, default=Path("out/bench.json"), help="where it goes (default: %(default)s)")
+    add("--resume", action="store_true", help="keep what that file has, and measure what it lacks")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     """Measure; 0 if every arm ran and, at temperature 0 in float32, every text is plain decoding's."""
     try:
-        from tqdm import tqdm  # noqa: PLC0415 - what only a comparison needs is an extra
-
-        from sglang_mirror.bench.chat import Asker  # noqa: PLC0415
-        from sglang_mirror.bench.experiment import Experiment  # noqa: PLC0415
-        from sglang_mirror.bench.output import Output  # noqa: PLC0415
-        from sglang_mirror.bench.planning import planned  # noqa: PLC0415
-        from sglang_mirror.bench.server import end_on_sigterm  # noqa: PLC0415
+        from sglang_mirror.bench.measuring import measured  # noqa: PLC0415 - its needs are an extra
         from sglang_mirror.bench.table import cells, table  # noqa: PLC0415
-        from sglang_mirror.bench.timeline import record  # noqa: PLC0415
     except ImportError as error:
         raise MirrorError(f"bench needs {error.name}: pip install 'sglang-mirror[bench]'") from error
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    end_on_sigterm()
-    plans, logs = planned(args), args.json.parent / "logs"
-    output = Output(args.json)
-    with tqdm(total=sum(plan.num_turns * len(plan.arms) for plan, _ in plans), unit="turn") as bar:
-
-        def tick(arm: str) -> None:
-            bar.set_description(arm, refresh=False)
-            bar.update()
-
-        for plan, setup in plans:
-            bar.set_description(f"starting {len(plan.arms)} servers")
-            with Experiment(plan, setup, logs) as experiment:
-                for found in experiment.results(tick):
-                    output.add(found, _named(experiment.skipped, setup.target))
-                output.add([], _named(experiment.skipped, setup.target))
-                if args.bench_serving:
-                    output.bench_serving += experiment.by_bench_serving()
-                    output.write()
-            mirrors = [arm for arm in plan.arms if arm.name.startswith("mirror")]
-            if args.timeline and mirrors and output.timeline is None:
-                asker = Asker(setup.pair.target, num_tokens=args.tokens)
-                output.timeline = record(mirrors[0], setup, asker, plan.workloads[0].questions[0], logs)
-                output.write()
+    output = measured(args)
     for title, entries in cells(output.results):
         _say(f"\n{title}\n{table(entries)}")
     for name, reason in output.skipped.items():
@@ -111,11 +88,6 @@ def _run(args: argparse.Namespace) -> int:
     greedy = [entry for entry in output.results if entry["temperature"] == 0 and exact]
     same = all(entry["text_equal"] in (None, 1.0) for entry in greedy)
     return 0 if same and output.results and not output.skipped else 1
-
-
-def _named(skipped: dict[str, str], target: str) -> dict[str, str]:
-    """Arms that do not run, with the target on which they do not."""
-    return skipped if target == "own" else {f"{arm} on {target}": why for arm, why in skipped.items()}
 
 
 def _compare(args: argparse.Namespace) -> int:

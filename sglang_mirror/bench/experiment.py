@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import re
@@ -20,8 +21,9 @@ from sglang_mirror.bench.interleave import ArmError, Tick, run_once
 from sglang_mirror.bench.measure import Run, result
 from sglang_mirror.bench.outside import bench_serving
 from sglang_mirror.bench.pair import ROOT
-from sglang_mirror.bench.server import Server, ServerError
+from sglang_mirror.bench.server import START_TIMEOUT_S, Server, ServerError
 from sglang_mirror.bench.workload import Workload
+from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Plan:
         concurrencies: questions at once.
         num_tokens: most new tokens in a turn.
         repeats: times each arm runs through a workload.
+        start_timeout_s: how long a server may take to start.
     """
 
     arms: tuple[Arm, ...]
@@ -50,6 +53,7 @@ class Plan:
     concurrencies: tuple[int, ...] = (1,)
     num_tokens: int = 128
     repeats: int = 3
+    start_timeout_s: float = START_TIMEOUT_S
 
     @property
     def cells(self) -> Iterator[tuple[Workload, float, int]]:
@@ -74,9 +78,16 @@ _ERROR = re.compile(
 )
 
 
+# Ours, with its reasons in the lines below.
+_REFUSAL = "mirror cannot start:"
+
+
 def in_one_line(failure: str) -> str:
     """A server's end in one line: what happened, and the last of its log that names an error."""
     happened, *log = failure.splitlines()
+    if _REFUSAL in log:
+        below = itertools.takewhile(lambda line: line.startswith("  "), log[log.index(_REFUSAL) + 1 :])
+        return f"{happened} {_REFUSAL} {'; '.join(line.strip().removeprefix('- ') for line in below)}"
     named = [match[1] or match[3] for line in log if (match := _ERROR.match(line))]
     return f"{happened} {named[-1]}" if named else happened
 
@@ -121,25 +132,29 @@ class Experiment:
             runs = self._measure(asker, workload, concurrency, tick)
             yield self._results(runs, workload, temperature, concurrency)
 
-    def by_bench_serving(self) -> list[dict[str, Any]]:
+    def by_bench_serving(self) -> Iterator[dict[str, Any]]:
         """What SGLang's own client finds: each arm once a workload, temperature and concurrency."""
-        return [
-            {
-                **{"arm": name, "target": self._setup.target, "workload": workload.name},
-                **{"temperature": temperature, "concurrency": concurrency},
-                **bench_serving(
-                    server_,
+        for (workload, temperature, concurrency), name in itertools.product(
+            self._plan.cells, list(self.servers)
+        ):
+            try:
+                found = bench_serving(
+                    self.servers[name],
                     self._setup.pair.target,
                     workload,
                     num_tokens=self._plan.num_tokens,
                     temperature=temperature,
                     concurrency=concurrency,
                     folder=self._logs,
-                ),
+                )
+            except MirrorError as error:
+                self.skipped[f"{name} by sglang.bench_serving"] = in_one_line(str(error))
+                continue
+            yield {
+                **{"arm": name, "target": self._setup.target, "workload": workload.name},
+                **{"temperature": temperature, "concurrency": concurrency},
+                **found,
             }
-            for workload, temperature, concurrency in self._plan.cells
-            for name, server_ in self.servers.items()
-        ]
 
     def _start(self) -> None:
         able = []
@@ -164,7 +179,7 @@ class Experiment:
                 self._skip(arm.name, str(error))
         for name, started in starting.items():
             try:
-                self.servers[name] = started.wait()
+                self.servers[name] = started.wait(self._plan.start_timeout_s).wait_for_draft()
             except ServerError as error:
                 started.stop()
                 self._skip(name, in_one_line(str(error)))

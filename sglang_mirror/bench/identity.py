@@ -106,7 +106,7 @@ def run(
 
     def answers_of(arm: Arm) -> Iterator[tuple[int, list[Completion], dict[str, Any]]]:
         with server(arm, pair, cores, logs / f"identity-{pair.dtype}-{arm.name}.log") as started:
-            started.wait()
+            started.wait().wait_for_draft()
             for width in concurrency:
                 before = started.info().get("mirror")
                 answers = complete_all(started.url, bodies, concurrency=width)

@@ -197,7 +197,7 @@ def run(
         extra = ["--random-seed", str(seed), *(["--mirror-trace", str(trace)] if traced else [])]
         seeded = Arm(arm.name, (*arm.flags, *extra))
         with server(seeded, pair, Cores.one_each(), logs / f"law-{arm.name}.log") as started:
-            started.wait()
+            started.wait().wait_for_draft()
             for setting in settings:
                 samples = sample(
                     started.url,

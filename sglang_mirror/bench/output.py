@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from sglang_mirror.bench.experiment import Plan
 from sglang_mirror.bench.provenance import provenance
 from sglang_mirror.errors import MirrorError
 
@@ -33,12 +34,51 @@ class Output:
         self.timeline: dict[str, Any] | None = None
         self.bench_serving: list[dict[str, Any]] = []
 
+    @classmethod
+    def resumed(cls, path: Path) -> Self:
+        """An output that goes on with what a file has, if it is there. Arms that did not run are tried again.
+
+        Raises:
+            MirrorError: it cannot be read, or was measured with other code.
+        """
+        output = cls(path)
+        if path.is_file():
+            content = read_results(path)
+            then, now = (each["commit"] for each in (content["provenance"], provenance()))
+            if then != now:
+                raise MirrorError(f"--resume: {path} was measured at {then}, this is {now}; leave it out")
+            output.results = content["results"]
+            output.timeline, output.bench_serving = content["timeline"], content["bench_serving"]
+        return output
+
     def add(self, results: Sequence[dict[str, Any]], skipped: Mapping[str, str]) -> None:
-        """Write these as well. What is there of an arm that is in several groups stays."""
-        known = {identity(entry) for entry in self.results}
-        self.results += [entry for entry in results if identity(entry) not in known]
+        """Write these as well.
+
+        Of an arm that is in several groups the first result stays; it gets the ratios to the arms met since.
+        """
+        known = {identity(entry): entry for entry in self.results}
+        for entry in results:
+            earlier = known.get(identity(entry))
+            if earlier is None:
+                self.results.append(entry)
+            else:
+                earlier["ratios"] = {**entry["ratios"], **earlier["ratios"]}
         self.skipped.update(skipped)
         self.write()
+
+    def has(self, plan: Plan, target: str, arms: Iterable[str]) -> bool:
+        """Whether each of the arms has met each other one of them in all that the plan would ask."""
+        known = {identity(entry): entry for entry in self.results}
+        names = list(arms)
+        entries = [
+            known.get((name, target, workload.name, temperature, concurrency))
+            for name in names
+            for workload, temperature, concurrency in plan.cells
+        ]
+        return all(
+            entry is not None and all(name in entry["ratios"] for name in names if name != entry["arm"])
+            for entry in entries
+        )
 
     def write(self) -> None:
         write_results(

@@ -20,7 +20,10 @@ from sglang_mirror.upscale.shape import parse_shape
 
 # A large shape's KV takes 64 KiB a token and more; so several servers fit into a small host's memory.
 ENLARGED_TOKENS = 8192
-LEAST = {"questions": 1, "tokens": 1, "repeats": 1, "concurrency": 1, "temperature": 0, "together": 2}
+LEAST = {
+    **dict.fromkeys(("questions", "tokens", "repeats", "concurrency", "start-timeout"), 1),
+    **{"temperature": 0, "together": 2},
+}
 
 
 def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
@@ -30,7 +33,7 @@ def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
         MirrorError: naming the setting, its value and what to give instead.
     """
     for name, least in LEAST.items():
-        given = getattr(args, name)
+        given = getattr(args, name.replace("-", "_"))
         for value in given if isinstance(given, list) else [given]:
             if value is not None and value < least:
                 raise MirrorError(f"--{name} {value}: must be at least {least}")
@@ -41,8 +44,9 @@ def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
     plans = []
     for target in args.enlarge:
         setup = _setup(args, target)
-        arms = [parse_arm(text, setup) for text in dict.fromkeys(args.arms)]
-        for group in groups(arms, args.together or len(arms)):
+        references = dict.fromkeys(args.reference or args.arms[:1])
+        arms = [parse_arm(text, setup) for text in dict.fromkeys([*references, *args.arms])]
+        for group in groups(arms, args.together or len(arms), num_references=len(references)):
             plan = Plan(
                 arms=group,
                 workloads=workloads,
@@ -50,18 +54,33 @@ def planned(args: argparse.Namespace) -> list[tuple[Plan, Setup]]:
                 concurrencies=tuple(args.concurrency),
                 num_tokens=args.tokens,
                 repeats=args.repeats,
+                start_timeout_s=args.start_timeout,
             )
             plans.append((plan, setup))
     return plans
 
 
-def groups(arms: Sequence[Arm], together: int) -> Iterator[tuple[Arm, ...]]:
-    """The arms, at most `together` at once; the first, against which they are measured, is in every group."""
-    first, *rest = arms
-    size = max(together - 1, 1)
-    yield (first, *rest[:size])
-    for start in range(size, len(rest), size):
-        yield (first, *rest[start : start + size])
+def groups(arms: Sequence[Arm], together: int, *, num_references: int = 1) -> Iterator[tuple[Arm, ...]]:
+    """The arms, at most `together` at once, each of them at some time beside each of the references.
+
+    Args:
+        arms: the references first.
+        together: at most so many in a group. Where the references leave no place, they have groups of their
+            own, one reference each.
+        num_references: how many of them all others are measured against.
+    """
+    if together > num_references or len(arms) == 1:
+        yield from _beside(arms[:num_references], arms[num_references:], together)
+        return
+    for place in range(num_references):
+        yield from _beside(arms[place : place + 1], arms[place + 1 :], together)
+
+
+def _beside(shared: Sequence[Arm], others: Sequence[Arm], together: int) -> Iterator[tuple[Arm, ...]]:
+    """Groups of which each has the shared arms and some of the others."""
+    size = max(together - len(shared), 1)
+    for start in range(0, max(len(others), 1), size):
+        yield (*shared, *others[start : start + size])
 
 
 def _setup(args: argparse.Namespace, target: str) -> Setup:

@@ -22,6 +22,7 @@ import psutil
 from sglang_mirror.errors import MirrorError
 
 START_TIMEOUT_S = 180.0
+DRAFT_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
 
@@ -70,7 +71,7 @@ class Server:
         environment: variables added to ours.
 
     Raises:
-        ServerError: from `wait`, if it ends or is not healthy in time.
+        ServerError: from `wait` and `wait_for_draft`, if it ends, or is not as it should be in time.
     """
 
     def __init__(
@@ -142,6 +143,19 @@ class Server:
             time.sleep(0.2)
         raise ServerError(f"the server was not healthy after {timeout_s:.0f} s:\n{self.log_tail()}")
 
+    def wait_for_draft(self, timeout_s: float = DRAFT_TIMEOUT_S) -> Self:
+        """Wait until its draft is ready as well, if it decodes by mirror: until then it serves plainly."""
+        deadline, state = time.monotonic() + timeout_s, "ready"
+        while time.monotonic() < deadline:
+            try:
+                state = self.info().get("mirror", {"draft": "ready"})["draft"]
+            except httpx.HTTPError as error:
+                raise ServerError(f"the server does not answer ({error!r}):\n{self.log_tail()}") from error
+            if state == "ready":
+                return self
+            time.sleep(0.1)
+        raise ServerError(f"its draft was {state} after {timeout_s:.0f} s:\n{self.log_tail()}")
+
     def _hold(self) -> None:
         """Put every thread that has no cores of its own, as the draft's have, on the server's cores."""
         if not self._cpus:
@@ -158,7 +172,10 @@ class Server:
 
         SGLang does so itself after its warm-up; told to skip that, it often asks before it listens.
         """
-        httpx.post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
+        try:
+            httpx.post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
+        except httpx.HTTPError as error:
+            raise ServerError(f"the server does not answer ({error!r}):\n{self.log_tail()}") from error
 
     def family(self) -> list[psutil.Process]:
         """Its processes, its draft included; none once it has gone."""

@@ -174,7 +174,7 @@ def main() -> int:
         with _server(parse_arm("plain", setup), setup, logs) as plain:
             expected = expected_of(plain.wait())
         with _server(parse_arm(args.arm, setup), setup, logs) as mirror:
-            found = soak(mirror.wait(), expected, plan)
+            found = soak(mirror.wait().wait_for_draft(), expected, plan)
     except MirrorError as error:
         sys.stderr.write(f"soak: {error}\n")
         return 2

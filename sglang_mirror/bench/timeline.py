@@ -30,7 +30,7 @@ def record(arm: Arm, setup: Setup, asker: Asker, question: Question, folder: Pat
         path.unlink(missing_ok=True)
     traced = Arm(arm.name, (*arm.flags, "--mirror-trace", str(target), "--mirror-draft-trace", str(draft)))
     with server(traced, setup.pair, setup.cores, folder / "timeline.log") as started:
-        started.wait()
+        started.wait().wait_for_draft()
         for _ in range(3):
             asker.ask(started.url, question)
     steps = [row for _, row in read_rows(target)]

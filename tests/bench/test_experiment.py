@@ -14,6 +14,12 @@ Traceback (most recent call last):
   File "x.py", line 3, in <module>
 ImportError: libcuda.so.1: cannot open shared object file
 [2026] Received sigquit from a child process."""
+REFUSED = """the server ended with status 2:
+[2026] Multiple hooks
+mirror cannot start:
+  - --mirror-draft-share 25: no Multi-Process Service runs
+  - --mirror-kappa 0: must be at least 1
+[2026] ValueError: what came of it"""
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,11 @@ ImportError: libcuda.so.1: cannot open shared object file
             "('127.0.0.1', 1): address already in use\nurllib3.exceptions.ReadTimeoutError: x",
             "the server ended with status 3: error while attempting to bind on address ('127.0.0.1', 1): "
             "address already in use",
+        ),
+        (
+            REFUSED,
+            "the server ended with status 2: mirror cannot start: --mirror-draft-share 25: no Multi-Process "
+            "Service runs; --mirror-kappa 0: must be at least 1",
         ),
         ("its server did not answer: ReadTimeout()", "its server did not answer: ReadTimeout()"),
         ("ended:\nnothing of note", "ended:"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 from pathlib import Path
 
+from sglang_mirror.bench import gpu
 from sglang_mirror.draft import timing
 from sglang_mirror.draft.backends import load_backend
 from tests.draft.tiny import make
@@ -46,13 +45,9 @@ def test_a_rollout_is_the_drafts_own_text(tmp_path: Path) -> None:
     assert branches[0] == branches[1]
 
 
-def test_the_makefiles_command_is_one() -> None:
-    command = ["make", "--dry-run", "--no-print-directory", "gpu-bench"]
-    root = Path(__file__).parents[2]
-    printed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
-    module = "sglang_mirror.draft.timing "
-    (line,) = (line for line in printed.splitlines() if module in line)
-    options = shlex.split(line.partition(module)[2].partition(">")[0])
+def test_gpu_benchs_command_is_one() -> None:
+    module, *options = gpu.small()["gpu-draft"]
     args = timing.parser().parse_args(options)
+    assert module == timing.__name__
     assert (args.device, args.roots, args.gamma) == ("cuda", 64, 7)
-    assert (root / args.model / "config.json").is_file()
+    assert (Path(args.model) / "config.json").is_file()

@@ -147,9 +147,7 @@ def wait_for(condition: Any, timeout_s: float = DEADLINE_S) -> None:
 
 def with_draft(server: Server) -> Server:
     """The server, once it generates and has its draft."""
-    server.wait()
-    wait_for(lambda: report(server)["draft"] == "ready")
-    return server
+    return server.wait().wait_for_draft()
 
 
 def report(server: Server) -> dict[str, Any]:
