@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sglang_mirror_patches import draft_kv, flags, penalties, server_info, upscale
+from sglang_mirror_patches import draft_kv, flags, server_info, upscale, verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,18 @@ SEAMS = (
     Seam(
         target="sglang.srt.speculative.eagle_utils.eagle_sample",
         kind="AROUND",
-        hook=penalties.around_eagle_sample,
+        hook=verification.around_eagle_sample,
         why="verification counts one said token a step and shows every node the same: the text would differ",
         since="0.5.17",
         remove_when="SGLang's verification penalises node by node",
+    ),
+    Seam(
+        target="sglang.srt.speculative.eagle_utils.verify_tree_greedy_func",
+        kind="AROUND",
+        hook=verification.around_walk,
+        why="sampled verification filters otherwise than the plain server, and leaves min-p out",
+        since="0.5.17",
+        remove_when="SGLang's verification samples with the plain server's sampler",
     ),
     Seam(
         target="sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator",

@@ -105,10 +105,11 @@ class Verifier:
     Args:
         worker: the speculative worker, after SGLang has given it its pools.
         device: the target's.
+        group: SGLang's group of the target's ranks.
     """
 
-    def __init__(self, worker: Any, device: str) -> None:
-        self._worker, self._device = worker, device
+    def __init__(self, worker: Any, device: str, group: Any) -> None:
+        self._worker, self._device, self._group = worker, device, group
 
     def draft_input(self, bonus_tokens: torch.Tensor) -> Any:
         """What SGLang carries from step to step for each request: its root. [B]"""
@@ -141,8 +142,10 @@ class Verifier:
             tree_mask_mode=default_tree_mask_mode(),
             device=self._device,
         )
-        # For penalties, node by node.
+        # For penalties, node by node, and for tokens that are drawn: see the seam around `eagle_sample`.
         batch.spec_info.window_parents, batch.spec_info.unread = laid.parents, unread
+        batch.spec_info.sampler = self._worker.model_runner.sampler
+        batch.spec_info.group = self._group
 
     def prepare_idle(self, batch: Any, shape: WindowShape) -> None:
         """A rank without requests takes part with an empty verification."""

@@ -53,8 +53,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         )
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
-        self._verifier = Verifier(self, self.device)
         group, graphs = get_tp_group(), get_exec().graph.cuda_graph_config
+        self._verifier = Verifier(self, self.device, group)
         self._exit = early_exit(
             self.model_runner.model,
             self.config,

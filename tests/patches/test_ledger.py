@@ -15,7 +15,7 @@ import pytest
 import sglang
 
 from sglang_mirror.config import MirrorConfig, flag
-from sglang_mirror_patches import draft_kv, flags, penalties, server_info
+from sglang_mirror_patches import draft_kv, flags, server_info, verification
 from sglang_mirror_patches.document import PATH, document
 from sglang_mirror_patches.ledger import SEAMS, Seam
 
@@ -90,7 +90,12 @@ def test_draft_kv_hands_over_for_other_algorithms() -> None:
     assert draft_kv.without_ours(original, **asked) == asked
 
 
-def test_penalties_hand_over_for_other_algorithms() -> None:
+def test_verification_hands_over_for_other_algorithms() -> None:
     batch = SimpleNamespace(spec_algorithm=None)
-    said = penalties.around_eagle_sample(lambda *args, **kwargs: (args, kwargs), 1, batch, 2, 3, extra=4)
+
+    def original(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    said = verification.around_eagle_sample(original, 1, batch, 2, 3, extra=4)
     assert said == ((1, batch, 2, 3), {"extra": 4})
+    assert verification.around_walk(original, 1, target_predict=2) == ((1,), {"target_predict": 2})
