@@ -19,6 +19,7 @@ from sglang_mirror.errors import SettingsError
 
 PREFIX = "SGLANG_MIRROR_"
 CONFIG_FILE = PREFIX + "CONFIG"
+BEATS_BEFORE_LOST = 3
 
 
 def _setting(default: Any, meaning: str, **checks: Any) -> Any:
@@ -97,6 +98,11 @@ class MirrorConfig:
 
     def __post_init__(self) -> None:
         problems = [problem for item in dataclasses.fields(self) if (problem := _problem(self, item))]
+        if self.lost_after_ms < BEATS_BEFORE_LOST * self.beat_ms:
+            problems.append(
+                f"--mirror-lost-after-ms {self.lost_after_ms:g}: must be at least {BEATS_BEFORE_LOST} times "
+                f"--mirror-beat-ms {self.beat_ms}, or an idle draft would count as lost between two beats"
+            )
         if problems:
             raise SettingsError(problems)
 

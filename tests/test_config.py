@@ -50,6 +50,12 @@ def test_every_value_out_of_range_is_named() -> None:
     ]
 
 
+def test_a_beat_that_cannot_be_heard_in_time() -> None:
+    with pytest.raises(SettingsError, match=r"--mirror-lost-after-ms 1000: .* --mirror-beat-ms 400"):
+        MirrorConfig(beat_ms=400)
+    assert MirrorConfig(beat_ms=400, lost_after_ms=1200).beat_ms == 400
+
+
 @pytest.mark.parametrize("content", [None, b"kappa = ", b"\xff\xfe"])
 def test_unreadable_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "mirror.toml"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
-import random
 import signal
 import statistics
 import sys
@@ -99,13 +99,12 @@ def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[st
 
 
 def _strike(server: Server, plan: Plan, span: Span, struck: list[dict[str, Any]]) -> None:
-    """One fault after another, each once mirror is back from the one before."""
-    rng = random.Random(plan.seed)
-    while True:
+    """The faults in turn, each once mirror is back from the one before."""
+    for fault in itertools.cycle(plan.faults):
         span.wait(BETWEEN_FAULTS_S)
         if span.over:
             return
-        fault, before, at_s = rng.choice(list(plan.faults)), _report(server), span.passed_s
+        before, at_s = _report(server), span.passed_s
         os.kill(before["draft_pid"], FAULTS[fault])
         if fault == "stopped":
             time.sleep(STOPPED_S)

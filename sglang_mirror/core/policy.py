@@ -97,7 +97,8 @@ class Policy:
         Args:
             batch: its requests.
             sampled: whether any of them draws its tokens.
-            speculated: whether it had windows; a step that was to and had none tells nothing.
+            speculated: whether it had windows, or waited for one; without either, a step that was to
+                speculate tells nothing.
             tokens: committed, of all requests.
             seconds: until the next step began.
         """

@@ -94,6 +94,7 @@ class DraftProcess:
         threads = str(self._command.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment.update(self._command.environment)
+        self._started_s, self._due_s = now_s, None
         try:
             self._process = subprocess.Popen(
                 self._command.arguments(os.getpid()),
@@ -106,7 +107,6 @@ class DraftProcess:
             )
         except OSError as error:
             raise DraftError(f"the draft process cannot be started: {error}") from error
-        self._started_s, self._due_s = now_s, None
         assert self._process.stderr is not None
         threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True).start()
 
@@ -121,18 +121,15 @@ class DraftProcess:
         """The last line it wrote, which is the reason when it gave up."""
         return self._words[-1] if self._words else ""
 
-    def restart_if_due(self, now_s: float) -> bool:
-        """Start it again if it has ended and its pause is over; the pause doubles with each short life."""
+    def is_due(self, now_s: float) -> bool:
+        """Whether it has ended and its pause is over; the pause doubles with each short life."""
         if self.alive():
             return False
         if self._due_s is None:
             lived_long = now_s - self._started_s > HEALTHY_AFTER_S
             self._num_failures = 1 if lived_long else self._num_failures + 1
             self._due_s = now_s + restart_pause_s(self._num_failures)
-        if now_s < self._due_s:
-            return False
-        self.start(now_s)
-        return True
+        return now_s >= self._due_s
 
     def stop(self, timeout_s: float) -> None:
         """End it: politely, after `timeout_s` seconds by force. Safe to call when it has ended."""

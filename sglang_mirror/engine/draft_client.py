@@ -7,7 +7,6 @@ while holding it. Nothing raises because of the draft: one that is dead, slow or
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import math
 import threading
@@ -18,7 +17,7 @@ from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.verify import Outcome as CoreOutcome
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
-from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.request import MAX_FAILURES, Request, Requests
 from sglang_mirror.errors import ProtocolError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.liveness import Liveness, Peer
@@ -38,7 +37,6 @@ from sglang_mirror.protocol.messages import (
     Ready,
     Refused,
     Signal,
-    Stamp,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,9 +68,7 @@ class DraftClient:
         self._window = functools.partial(checked_window, shape=hello.shape, vocab_size=vocab_size)
         self._lock = threading.RLock()
         self._liveness = Liveness(timeout_s=lost_after_s)
-        self._requests: dict[str, Request] = {}
-        self._by_number: dict[int, Request] = {}
-        self._numbers = itertools.count(1)
+        self._requests = Requests()
         self._epoch = 0
         self.counters = counters
         self.least = -math.inf  # what every Commit says of windows
@@ -109,14 +105,14 @@ class DraftClient:
     def open(self, rid: str, tokens: Sequence[int]) -> None:
         """A prompt is being prefilled: let the draft prefill it too, meanwhile."""
         with self._lock:
-            request = self._requests.get(rid) or self._new_request(rid)
-            if request.tokens != tokens or request.epoch != self._epoch:
+            request = self._requests.known(rid)
+            if not request.given_up and (request.tokens != tokens or request.epoch != self._epoch):
                 self._open(request, tokens, window=False)
 
     def committed(self, rid: str, tokens: Sequence[int]) -> Request:
         """The request, after making sure that the draft has heard of exactly these committed tokens."""
         with self._lock:
-            request = self._requests.get(rid) or self._new_request(rid)
+            request = self._requests.known(rid)
             known = len(request.tokens)
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
@@ -126,41 +122,41 @@ class DraftClient:
                 self._open(request, tokens, window=True)
             return request
 
-    def _new_request(self, rid: str) -> Request:
-        request = Request(rid, next(self._numbers), [])
-        self._requests[rid] = self._by_number[request.number] = request
-        return request
-
     def _open(self, request: Request, tokens: Sequence[int], *, window: bool) -> None:
         request.tokens = list(tokens)
         request.patient = True
+        if self.draft is not None and len(tokens) > self.draft.max_len:
+            request.failures = MAX_FAILURES  # without asking: it may be a long prompt's every chunk
+            return
         request.reopen(self._epoch if self.peer is Peer.READY else -1)
-        if self.peer is Peer.READY:
-            self._send(Open(request.stamp, request.rid, tuple(tokens), window))
+        self._send(Open(request.stamp, request.rid, tuple(tokens), window))
 
     @property
     def num_requests(self) -> int:
         return len(self._requests)
 
     def current(self, rid: str, committed_len: int) -> Request | None:
-        """The request, if this draft has heard of exactly so many committed tokens of it."""
+        """The request, if this draft has heard of just so many committed tokens of it, or need not hear."""
         request = self._requests.get(rid)
-        heard = request is not None and request.epoch == self._epoch
-        return request if heard and request and len(request.tokens) == committed_len else None
+        if request is None or request.given_up:
+            return request
+        return request if (request.epoch, len(request.tokens)) == (self._epoch, committed_len) else None
 
     def close(self, rids: Iterable[str]) -> None:
         """These requests are over, or were never decoded."""
         with self._lock:
-            gone = [request for rid in rids if (request := self._requests.pop(rid, None))]
-            for request in gone:
-                del self._by_number[request.number]
+            gone = self._requests.drop(rids)
             if gone:
                 self._send(Close(tuple(request.number for request in gone)))
 
     # ---- one step
 
-    def collect(self, requests: Sequence[Request], wait_ms: float) -> None:
-        """Wait at most `wait_ms` milliseconds until each request that can expect a window has it."""
+    def collect(self, requests: Sequence[Request], wait_ms: float) -> bool:
+        """Wait at most `wait_ms` milliseconds until each request that can expect a window has it.
+
+        Returns:
+            whether each has; if not, it was waited for in vain.
+        """
         began = time.monotonic()
         deadline = began + wait_ms / 1000
         while awaited := [request for request in requests if self._awaits(request)]:
@@ -171,6 +167,7 @@ class DraftClient:
                 break
             self.receive(min(left_ms, POLL_MS))
         self.counters.waited_ms += (time.monotonic() - began) * 1000
+        return not awaited
 
     def _awaits(self, request: Request) -> bool:
         ready = self._liveness.check(time.monotonic()) is Peer.READY
@@ -267,12 +264,8 @@ class DraftClient:
         self.counters.connections += 1
         logger.info("mirror: draft %s on %s is ready (pid %d)", message.draft, message.device, message.pid)
 
-    def _of(self, stamp: Stamp) -> Request | None:
-        request = self._by_number.get(stamp.request)
-        return request if request and request.generation == stamp.generation else None
-
     def _take_window(self, message: FreshWindow) -> None:
-        request = self._of(message.stamp)
+        request = self._requests.of(message.stamp)
         if request is None:
             return
         request.patient = True  # even a late one shows that waiting pays
@@ -280,7 +273,7 @@ class DraftClient:
             request.window = self._window(request.tokens[-1], message.tokens, message.parents)
 
     def _take_branches(self, message: Branches) -> None:
-        request = self._of(message.stamp)
+        request = self._requests.of(message.stamp)
         if request is None or message.stamp != request.stamp:
             self.counters.stale_branches += len(message.branches)
             return
@@ -292,9 +285,9 @@ class DraftClient:
         self.counters.branches += len(message.branches)
 
     def _take_failure(self, message: Failed) -> None:
-        request = self._of(message.stamp)
-        if request is None:
-            return
+        request = self._requests.of(message.stamp)
+        if request is None or request.epoch != self._epoch:
+            return  # what was said of it before the draft's word had come fails as well
         request.failures += 1
         request.epoch = -1  # opened again at its next step, unless it was given up
         logger.info("mirror: the draft gave up request %s: %s", request.rid, message.reason)

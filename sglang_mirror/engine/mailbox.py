@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 20e-6
 # Letters take about as long as the last one did; for this share of it nobody looks.
 SLEPT_SHARE = 0.7
+# However long one took: what holds a device up once, such as a kernel's compilation, is not usual.
+LONGEST_USUAL_S = 0.05
 _PR_SET_TIMERSLACK = 29
 
 # Called with the rows of every place's letter, int32 [places, rows, width], a copy.
@@ -115,7 +117,7 @@ class Mailbox:
         time.sleep(SLEPT_SHARE * self._usual_s)
         while self._awaited is awaited:
             if all(place.numbers[-1] == step for place in self.places):
-                self._usual_s = time.monotonic() - began
+                self._usual_s = min(time.monotonic() - began, LONGEST_USUAL_S)
                 self._deliver(awaited)
                 return
             time.sleep(LOOK_S)

@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 
     batch: int = 0  # requests
     sampled: bool = False  # whether any of them draws its tokens
-    speculated: bool = False  # whether any had a window
+    speculated: bool = False  # whether any had a window, or was waited for
     tokens: int = 0  # committed
 
 
@@ -70,8 +70,8 @@ class FollowingRank:
         found: Windows = self._group.broadcast_object(None, src=0)
         return found
 
-    def publisher(self) -> Publish:
-        """Where the early exit's candidates of this verification go."""
+    def publisher(self, windows: Windows) -> Publish:  # noqa: ARG002 - the leading rank's form
+        """Where the early exit's candidates of these windows' verification go."""
         return lambda _tokens, _logprobs: None
 
     def commit(
@@ -137,6 +137,7 @@ class LeadingRank:
         self._worth = None if traced or not resizable or config.window_end == "full" else Worth()
         self._requests: list[Request] = []
         self._sampled = False  # whether the running step draws tokens
+        self._in_vain = False  # whether it has waited for a window that did not come
         self._last = _Step()
 
     def wait_until_ready(self) -> None:
@@ -144,8 +145,9 @@ class LeadingRank:
         self._supervisor.wait_until_ready()
 
     def open(self, reqs: Sequence[Any]) -> None:
-        # SGLang does not tell of requests that end at their prefill, or while they wait for another.
-        self.close([rid for rid, req in self._prefilled.items() if req.finished()])
+        # SGLang does not tell of requests that end at their prefill. One that it took back may be aborted
+        # while it waits, untold as well; should it return instead, it is opened anew.
+        self.close([rid for rid, req in self._prefilled.items() if req.finished() or req.is_retracted])
         for req in reqs:  # the draft prefills while the target does
             self._client.open(req.rid, _tokens_of(req))
             self._prefilled[req.rid] = req
@@ -168,19 +170,19 @@ class LeadingRank:
         """
         if cycle_s is not None:
             self._learn(cycle_s)
-        self._requests, self._sampled = [], sampled
+        self._requests, self._sampled, self._in_vain = [], sampled, False
         ours: Windows = [None] * len(reqs)
         if self._policy is None or self._policy.choose(len(reqs), sampled=sampled):
             self._requests = [self._request_of(*pair) for pair in zip(reqs, unread, strict=True)]
             if self._config.miss == "wait":
-                self._client.collect(self._requests, self._config.miss_wait_ms)
+                self._in_vain = not self._client.collect(self._requests, self._config.miss_wait_ms)
             ours = [request.window for request in self._requests]
         found: Windows = self._group.broadcast_object(ours, src=0)
         return found
 
-    def publisher(self) -> Publish:
-        """See `FollowingRank.publisher`; may be called from any thread."""
-        to = addresses(self._requests)
+    def publisher(self, windows: Windows) -> Publish:
+        """See `FollowingRank.publisher`; what it returns may be called from any thread."""
+        to = addresses(self._requests, windows)
 
         def publish(tokens: torch.Tensor, logprobs: torch.Tensor) -> None:
             self._client.signal(exit_candidates(to, tokens, logprobs))
@@ -194,7 +196,8 @@ class LeadingRank:
 
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
         """
-        self._last = _Step(len(committed), self._sampled, any(windows), sum(map(len, committed)))
+        speculated = any(windows) or self._in_vain
+        self._last = _Step(len(committed), self._sampled, speculated, sum(map(len, committed)))
         live = [place for place, tokens in enumerate(committed) if tokens]
         windows, committed = [windows[place] for place in live], [committed[place] for place in live]
         self._requests = [self._requests[place] for place in live if self._requests]
@@ -287,6 +290,6 @@ def _tokens_of(req: Any) -> list[int]:
 def _reached(window: Window | None, committed: Sequence[int]) -> int:
     """The node at which verification ended; -1, for which there is no branch, if padding was accepted."""
     if window is None:
-        return len(committed) - 1
+        return 0 if len(committed) == 1 else -1
     node = window.reached(committed[:-1])
     return -1 if node is None else node

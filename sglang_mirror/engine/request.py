@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sglang_mirror.core.branches import BranchTable
@@ -60,3 +62,37 @@ class Request:
         self.generation += 1
         self.epoch = epoch
         self.advance([])
+
+
+class Requests:
+    """All of a target's requests, by SGLang's name and by our number."""
+
+    def __init__(self) -> None:
+        self._by_rid: dict[str, Request] = {}
+        self._by_number: dict[int, Request] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._by_rid)
+
+    def get(self, rid: str) -> Request | None:
+        return self._by_rid.get(rid)
+
+    def known(self, rid: str) -> Request:
+        """The request of that name, from now on if not before."""
+        if rid not in self._by_rid:
+            request = Request(rid, next(self._numbers), [])
+            self._by_rid[rid] = self._by_number[request.number] = request
+        return self._by_rid[rid]
+
+    def of(self, stamp: Stamp) -> Request | None:
+        """Whose stamp it is; None if it has been opened anew since, or is over."""
+        request = self._by_number.get(stamp.request)
+        return request if request and request.generation == stamp.generation else None
+
+    def drop(self, rids: Iterable[str]) -> list[Request]:
+        """Forget these; those of them that were known."""
+        gone = [request for rid in rids if (request := self._by_rid.pop(rid, None))]
+        for request in gone:
+            del self._by_number[request.number]
+        return gone

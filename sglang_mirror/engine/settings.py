@@ -171,11 +171,19 @@ def _host_problems(args: Any, config: MirrorConfig) -> list[str]:
 
 
 def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
+    if config.roots not in ("exit", "union") or not config.root_budget:
+        return []
+    device = getattr(args, "device", None)
+    if device not in (None, "cpu", "cuda"):
+        return [
+            f"--device {device}: the early exit is read on CUDA and ROCm GPUs only; use --mirror-roots draft"
+        ]
     path = Path(args.model_path) / "config.json"
     if config.exit_layer is None or not path.is_file():
         return []
-    num_layers = json.loads(path.read_text(encoding="utf-8")).get("num_hidden_layers", 0)
-    if 1 <= config.exit_layer < num_layers:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    num_layers = (found.get("text_config") or found).get("num_hidden_layers")
+    if num_layers is None or 1 <= config.exit_layer < num_layers:
         return []
     return [
         f"--mirror-exit-layer {config.exit_layer}: {args.model_path} has {num_layers} layers; "

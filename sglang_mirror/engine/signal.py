@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sglang_mirror.core.window import Window
 from sglang_mirror.engine.request import Request
 from sglang_mirror.protocol.messages import ExitCandidates, Stamp
 
@@ -14,9 +15,12 @@ from sglang_mirror.protocol.messages import ExitCandidates, Stamp
 Addresses = Sequence[tuple[Stamp, int]]
 
 
-def addresses(requests: Sequence[Request]) -> Addresses:
-    """Where a verification's candidates go. Taken before it: they are sent while requests move on."""
-    return [(request.stamp, len(request.window or ())) for request in requests]
+def addresses(requests: Sequence[Request], windows: Sequence[Window | None]) -> Addresses:
+    """Where the candidates of these windows' verification go. Taken before it: requests move on meanwhile.
+
+    A window that came after they were taken to be verified is not among them.
+    """
+    return [(request.stamp, len(window or ())) for request, window in zip(requests, windows, strict=True)]
 
 
 def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor) -> list[ExitCandidates]:

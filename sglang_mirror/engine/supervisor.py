@@ -119,7 +119,7 @@ class DraftSupervisor:
     def _run(self) -> None:
         # The process is started here: the kernel ends it with this thread, which lives as long as we do.
         if self._process is not None:
-            self._process.start(time.monotonic())
+            self._start(self._process)
         while not self._stop.wait(self._config.beat_ms / 1000):
             self.client.tick()
             if self._process is not None and self._failure is None:
@@ -129,12 +129,22 @@ class DraftSupervisor:
         if process.alive():
             return
         self.client.lost()
-        if process.gave_up():  # it said why, on its standard error; another start would end the same way
+        # It said why, on its standard error. One that has served before met something that may pass.
+        if process.gave_up() and self.client.draft is None:
             self._failure = process.last_words() or "the draft process ended at its start"
             logger.error("mirror: %s; requests decode plainly", self._failure)
-        elif process.restart_if_due(time.monotonic()):
-            self._counters.restarts += 1
+        elif process.is_due(time.monotonic()):
             logger.warning("mirror: the draft process ended; it is started again")
+            self._counters.restarts += self._start(process)
+
+    def _start(self, process: DraftProcess) -> bool:
+        """Whether the operating system lets us; if not, it is a short life, and due again after its pause."""
+        try:
+            process.start(time.monotonic())
+        except DraftError as error:
+            logger.error("mirror: %s; requests decode plainly until it can be", error)
+            return False
+        return True
 
 
 def _command(config: MirrorConfig, endpoint: str, device: str) -> DraftCommand:

@@ -29,7 +29,7 @@ class Sink(Protocol):
         """Whether it takes those of this forward; asked before every forward's layer l_e."""
 
     def take(self, hidden: torch.Tensor, batch: Any) -> None:
-        """Here they are, [N, width], not to be changed."""
+        """Here they are, [N, width], the sink's own."""
 
     def finish(self) -> None:
         """The last layer is done."""
@@ -121,10 +121,14 @@ class Tap:
         self._is_limited = True
 
     def logits(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
-        """What the target's own norm and head make of hidden states [N, width]: [N, len(ids)]."""
+        """What the target's own norm and head make of hidden states [N, width], which it may change.
+
+        Returns:
+            [N, len(ids)]
+        """
         if not self.ids:
             return hidden.new_empty(len(hidden), 0)
-        normed = self._model.model.norm(hidden.clone())  # SGLang's norms may work in place
+        normed = self._model.model.norm(hidden)  # in place, it may be
         found: torch.Tensor
         if self._is_limited:
             self._part.weight = self._model.lm_head.weight[: len(self.ids)]
@@ -145,7 +149,9 @@ class Tap:
         def capture(hidden: torch.Tensor, *, owned: bool = False) -> None:
             if earlier is not None:
                 earlier(hidden, owned=owned)
-            self._sink.take(hidden, batch)
+            # What is lent is changed by the very layer; a sink on another stream would read it then.
+            lent = earlier is not None or not owned
+            self._sink.take(hidden.clone() if lent else hidden, batch)
 
         return args, {**kwargs, "capture_output": capture}
 
@@ -160,7 +166,7 @@ class Tap:
             self._warn()
             return
         residual = self._argument("residual", args, kwargs)
-        self._sink.take(hidden if residual is None else hidden + residual, batch)
+        self._sink.take(hidden.clone() if residual is None else hidden + residual, batch)
 
     def _warn(self) -> None:
         if not self._has_warned:

@@ -132,7 +132,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self._verifier.prepare(batch, laid, shape, unread)
         armed = self._exit if any(windows) else None
         if armed is not None:
-            armed.arm(laid.children(shape.topk), self._rank.publisher())
+            armed.arm(laid.children(shape.topk), self._rank.publisher(windows))
         began = time.monotonic()
         result = self._verifier.run(batch, shape, grammar_barrier)
         if on_publish is not None:

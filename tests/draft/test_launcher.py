@@ -10,6 +10,7 @@ import pytest
 
 from sglang_mirror.draft import launcher
 from sglang_mirror.draft.launcher import DraftCommand, DraftProcess, restart_pause_s
+from sglang_mirror.errors import DraftError
 
 COMMAND = DraftCommand(model="m", endpoint="ipc:///tmp/d")
 
@@ -46,21 +47,41 @@ def test_pauses_double_up_to_a_limit(failures: int, pause_s: float) -> None:
 def test_restarts_when_due(monkeypatch: pytest.MonkeyPatch) -> None:
     process = standing_in(monkeypatch, "raise SystemExit(1)")
     process.start(100.0)
+    assert not process.is_due(100.0)
     wait_until_ended(process)
     first = process.pid
-    assert not process.restart_if_due(101.0)
-    assert not process.restart_if_due(101.1)
-    assert process.restart_if_due(101.2)
+    assert not process.is_due(101.0)
+    assert not process.is_due(101.1)
+    assert process.is_due(101.2)
+    process.start(101.2)
     assert process.pid != first
     wait_until_ended(process)
-    assert not process.restart_if_due(102.0)  # it lived shortly: the pause doubles
-    assert not process.restart_if_due(102.3)
-    assert process.restart_if_due(102.4)
+    assert not process.is_due(102.0)  # it lived shortly: the pause doubles
+    assert not process.is_due(102.3)
+    assert process.is_due(102.4)
+    process.start(102.4)
     wait_until_ended(process)
     later_s = 102.4 + launcher.HEALTHY_AFTER_S + 1
-    assert not process.restart_if_due(later_s)  # it lived long: back to the first pause
-    assert process.restart_if_due(later_s + 0.2)
+    assert not process.is_due(later_s)  # it lived long: back to the first pause
+    assert process.is_due(later_s + 0.2)
     process.stop(5.0)
+    assert not process.alive()
+
+
+def test_a_start_that_the_system_refuses_is_a_short_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = DraftProcess(COMMAND)
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise BlockingIOError(11, "no more processes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launcher.subprocess, "Popen", refuse)
+        for now_s, due_s in ((100.0, 100.2), (100.2, 100.6)):
+            with pytest.raises(DraftError, match="no more processes"):
+                process.start(now_s)
+            assert not process.is_due(now_s)
+            assert not process.is_due(due_s - 0.05)
+            assert process.is_due(due_s + 0.05)
     assert not process.alive()
 
 

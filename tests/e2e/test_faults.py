@@ -159,11 +159,25 @@ def test_draft_started_later_is_used(
 def test_scripted_draft(
     waiting: Server, expected: list[str], folder: Path, fleet: Fleet, script: str
 ) -> None:
+    """The fault has happened, too: by what came of it one can tell which it was."""
     with draft_at(f"ipc://{folder}/draft", fleet.pair, backend=f"scripted{script}"):
         wait_for(lambda: report(waiting)["draft"] == "ready")
         before = report(waiting)
         assert texts(answers_during(waiting)) == expected
-        assert report(waiting)["steps"] > before["steps"]
+        after = report(waiting)
+        grown = {name: after[name] - before[name] for name in ("steps", "plain_steps")}
+        with_window = grown["steps"] - grown["plain_steps"]
+        if script == ":delay_s=0.3":  # longer than anyone waits
+            assert with_window < grown["plain_steps"]
+        else:
+            assert with_window > 0
+        if script in ("", ":beyond=500"):
+            assert grown["plain_steps"] < with_window
+        if script == ":hang_after=60":
+            wait_for(lambda: report(waiting)["draft"] == "lost")
+        if script == ":fail_after=60":
+            assert grown["plain_steps"] > 0
+            assert after["draft"] == "ready"
 
 
 def test_garbage_from_the_endpoint(waiting: Server, expected: list[str], folder: Path) -> None:

@@ -47,7 +47,7 @@ def info(count: int, top_k: int, top_p: float, min_p: float, seed: int | None = 
 
 def law(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
     """Written as a loop: a token stays if all three let it, each by the probabilities of the softmax."""
-    probs = torch.softmax(logits / 0.7, -1)
+    probs = torch.softmax(logits.double() / 0.7, -1)
     kept, before = torch.zeros_like(probs), 0.0
     for rank, token in enumerate(probs.argsort(descending=True).tolist()):
         if rank < top_k and before <= top_p and probs[token] >= min_p * probs.max():
@@ -59,7 +59,7 @@ def law(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.T
 @pytest.mark.parametrize(("top_k", "top_p", "min_p"), FILTERS)
 def test_the_law_at_every_node(sampler: Any, top_k: int, top_p: float, min_p: float) -> None:
     torch.manual_seed(3)
-    window = torch.randn(NODES, VOCABULARY) * 1.5
+    window = torch.randn(NODES, VOCABULARY) * 0.5
     logits = window.repeat(REQUESTS, 1)
     asked = info(REQUESTS, top_k, top_p, min_p)
     positions = torch.arange(REQUESTS * NODES)
@@ -70,11 +70,23 @@ def test_the_law_at_every_node(sampler: Any, top_k: int, top_p: float, min_p: fl
         wanted = law(window[node], top_k, top_p, min_p)
         assert not counts[wanted == 0].any()
         possible = wanted > 0
-        found = stats.chisquare(counts[possible].numpy(), (wanted[possible] * REQUESTS).double().numpy())
+        assert possible.sum() > 1
+        found = stats.chisquare(counts[possible].numpy(), (wanted[possible] * REQUESTS).numpy())
         assert found.pvalue > FALSE_ALARM, node
 
 
-def test_a_seed_gives_the_plain_servers_token(sampler: Any) -> None:
+def noisy(logprobs: torch.Tensor, seed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Stands for SGLang's seeded draw, whose hash is a compiled kernel: of seed and position alone, too."""
+    rows = zip(logprobs, seed.tolist(), positions.tolist(), strict=True)
+    found = []
+    for row, number, position in rows:
+        noise = torch.rand(len(row), generator=torch.Generator().manual_seed(1000 * number + position))
+        found.append((row - torch.log(-torch.log(noise))).argmax().view(1))
+    return torch.stack(found)
+
+
+def test_a_seed_gives_the_plain_servers_token(sampler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "multinomial_with_seed", noisy)
     logits = torch.randn(2 * NODES, VOCABULARY)
     positions = torch.tensor([7, 8, 8, 20, 21, 22])  # the first window is a fork
     asked = info(2, 6, 0.9, 0.0, seed=5)

@@ -156,6 +156,30 @@ def test_exit_layer(models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, la
     assert "give 1 to 3" in reason
 
 
+def test_exit_layer_of_a_model_with_several_parts(
+    models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text model's layers count; where the config does not say how many, the model will."""
+    monkeypatch.setenv("SGLANG_MIRROR_EXIT_LAYER", "6")
+    config = Path(models[0]) / "config.json"
+    for found in ({"text_config": {"num_hidden_layers": 8}}, {}):
+        config.write_text(json.dumps(found), encoding="utf-8")
+        assert settings.problems(arguments(models)) == []
+    config.write_text(json.dumps({"text_config": {"num_hidden_layers": 6}}), encoding="utf-8")
+    [reason] = settings.problems(arguments(models))
+    assert "has 6 layers; give 1 to 5" in reason
+
+
+def test_an_accelerator_on_which_the_exit_cannot_be_read(
+    models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [reason] = settings.problems(arguments(models, device="npu"))
+    assert "--device npu" in reason
+    assert "--mirror-roots draft" in reason
+    monkeypatch.setenv("SGLANG_MIRROR_ROOTS", "draft")
+    assert settings.problems(arguments(models, device="npu")) == []
+
+
 def test_another_vocabulary(models: tuple[str, str]) -> None:
     tokenizer = {"model": {"vocab": {"a": 1, "b": 0}}, "added_tokens": []}
     (Path(models[1]) / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")

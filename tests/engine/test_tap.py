@@ -132,3 +132,40 @@ def test_a_sum_that_the_ranks_still_owe_is_not_taken(caplog: pytest.LogCaptureFi
     assert torch.equal(found, hidden + residual)
     [record] = caplog.records
     assert "--enforce-disable-flashinfer-allreduce-fusion" in record.getMessage()
+
+
+class CallbackBlock(nn.Module):
+    """A layer of SGLang 0.5.21 and later: it lends its input to a callback, then works on it in place."""
+
+    owned = False
+
+    def forward(self, hidden_states: Any, forward_batch: Any, capture_output: Any = None) -> Any:  # noqa: ARG002
+        if capture_output is not None:
+            capture_output(hidden_states, owned=self.owned)
+        return hidden_states.mul_(2)
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_what_is_lent_is_copied(owned: bool) -> None:
+    model, taken = model_with(), Taken()
+    model.model.layers = [CallbackBlock(), CallbackBlock()]
+    model.model.layers[1].owned = owned
+    Tap(model, None).connect(taken)
+    hidden = torch.ones(2, WIDTH)
+    model.model.layers[1](hidden, None)
+    [found] = taken.hidden
+    assert (found is hidden) == owned
+    assert owned or found.eq(1).all()
+
+
+def test_another_callbacks_tensor_is_its_own() -> None:
+    model, taken, theirs = model_with(), Taken(), list[torch.Tensor]()
+    model.model.layers = [CallbackBlock(), CallbackBlock()]
+    model.model.layers[1].owned = True
+    Tap(model, None).connect(taken)
+    model.model.layers[1](
+        torch.ones(2, WIDTH),
+        None,
+        capture_output=lambda hidden, **_: theirs.append(hidden),
+    )
+    assert theirs[0] is not taken.hidden[0]

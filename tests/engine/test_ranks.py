@@ -1,0 +1,47 @@
+"""What the leading rank tells its draft of requests that SGLang takes back, and of windows that come late."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.ranks import LeadingRank, _reached
+from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.signal import addresses
+
+
+def request(rid: str, **state: Any) -> Any:
+    facts = {"is_retracted": False, "finished": lambda: False, "origin_input_ids": [1], "output_ids": []}
+    return SimpleNamespace(rid=rid, **{**facts, **state})
+
+
+def test_requests_that_may_never_come_back_are_closed() -> None:
+    """Ended at their prefill, or taken back: SGLang does not say what becomes of them."""
+    rank, said = LeadingRank.__new__(LeadingRank), list[Any]()
+    rank._prefilled, rank._metrics = {}, None
+    rank._client = SimpleNamespace(  # type: ignore[assignment]
+        open=lambda rid, _tokens: said.append(("open", rid)), close=lambda rids: said.append(("close", *rids))
+    )
+    first, second, third = request("a"), request("b"), request("c")
+    rank.open([first, second, third])
+    first.is_retracted, second.finished = True, lambda: True
+    rank.open([request("d")])
+    assert said[4:] == [("close", "a", "b"), ("open", "d")]
+    first.is_retracted = False  # it is being prefilled again
+    rank.open([first])
+    assert said[6:] == [("close",), ("open", "a")]
+    assert list(rank._prefilled) == ["c", "d", "a"]
+
+
+def test_a_signal_is_of_the_windows_that_are_verified() -> None:
+    """One that came after the step's windows were taken is not among them."""
+    window = Window((5, 6, 7), (-1, 0, 1))
+    early, late = Request("a", 1, [5], window=window), Request("b", 2, [5], window=window)
+    assert addresses([early, late], [window, None]) == [(early.stamp, 3), (late.stamp, 0)]
+
+
+def test_padding_that_was_accepted_is_no_outcome_of_a_window() -> None:
+    assert _reached(None, [4]) == 0
+    assert _reached(None, [0, 4]) == -1
+    assert _reached(Window((5, 6, 7), (-1, 0, 1)), [6, 9]) == 1
