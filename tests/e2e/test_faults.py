@@ -173,11 +173,9 @@ def test_scripted_draft(
             assert with_window > 0
         if script in ("", ":beyond=500"):
             assert grown["plain_steps"] < with_window
-        if script == ":hang_after=60":
-            wait_for(lambda: report(waiting)["draft"] == "lost")
-        if script == ":fail_after=60":
+        if script in (":fail_after=60", ":hang_after=60"):  # it ends after a few that fail in a row
             assert grown["plain_steps"] > 0
-            assert after["draft"] == "ready"
+            wait_for(lambda: report(waiting)["draft"] == "lost")
 
 
 def test_garbage_from_the_endpoint(waiting: Server, expected: list[str], folder: Path) -> None:
