@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sglang_mirror.bench import figures
 from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.provenance import origin
-from sglang_mirror.bench.table import cells, number
+from sglang_mirror.bench.table import cells, interval, number, same_text
 from sglang_mirror.bench.text_table import text_table
 
 HEADS = (
@@ -53,17 +53,18 @@ def markdown(content: dict[str, Any]) -> str:
 def row(entry: dict[str, Any]) -> tuple[str, ...]:
     """One arm's figures, as `HEADS` names them."""
     speed, hits = entry["speedup"], entry["hit_rate"] or {}
+    ends = interval(speed) if speed else None
     rates = [number(hits.get(source)) for source in ("all", "draft", "exit")]
     return (
         entry["arm"],
         f"{entry['tokens_per_s']['median']:.1f}",
         f"{speed['of_totals']:.2f}x" if speed else "-",
-        f"{speed['low']:.2f} to {speed['high']:.2f}" if speed else "-",
+        f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-",
         f"{speed['of_means']:.2f}x" if speed else "-",
         f"{entry['accept_len']:.2f}",
         *rates,
         number(entry["hidden_fraction"]),
-        "-" if entry["text_equal"] is None else f"{entry['text_equal']:.0%}",
+        same_text(entry),
     )
 
 

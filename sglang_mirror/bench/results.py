@@ -15,7 +15,7 @@ from sglang_mirror.bench.report import markdown
 from sglang_mirror.bench.results_gpu import rollouts, signal
 from sglang_mirror.bench.results_soak import soaked
 from sglang_mirror.bench.results_stream import streams, windows
-from sglang_mirror.bench.table import cells, number
+from sglang_mirror.bench.table import cells, number, ratio_text, same_text
 from sglang_mirror.bench.text_table import text_table
 from sglang_mirror.core.latency import Parts, step_ms
 
@@ -50,7 +50,7 @@ def speed(content: dict[str, Any]) -> str:
             *(number(hits.get(source)) for source in ("all", "draft", "exit")),
             number(result["hidden_fraction"]),
             *(number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
-            f"{result['text_equal']:.0%}",
+            same_text(result),
         ]
 
     head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "by draft", "by exit"]
@@ -118,7 +118,7 @@ def comparison(content: dict[str, Any]) -> str:
         for title, entries in cells(content["results"]):
             for ours in entries:
                 if ours["arm"].startswith("mirror"):
-                    yield [title, ours["arm"], *(_ratio(ours["ratios"].get(name)) for name in AGAINST)]
+                    yield [title, ours["arm"], *(ratio_text(ours["ratios"].get(name)) for name in AGAINST)]
 
     head = ["", "arm", *(f"against {name}" for name in AGAINST)]
     skipped = [f"* {each['arm']} did not run: {each['reason']}" for each in content["skipped"]]
@@ -129,10 +129,6 @@ def comparison(content: dict[str, Any]) -> str:
         "Tokens a second, of all questions together, with 95% intervals:",
     ]
     return "\n".join([*parts, "", text_table(head, rows())])
-
-
-def _ratio(found: dict[str, float] | None) -> str:
-    return f"{found['of_totals']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if found else "-"
 
 
 def latency(content: dict[str, Any]) -> str:
@@ -202,7 +198,7 @@ def tuning(content: dict[str, Any]) -> str:
 
     def rows() -> Iterator[list[str]]:
         for result in content["results"]:
-            against = _ratio(result["ratios"].get(reference))
+            against = ratio_text(result["ratios"].get(reference))
             speed = f"{result['tokens_per_s']['median']:.1f}"
             yield [result["target"], result["arm"], speed, against, number(result["accept_len"])]
 
@@ -261,7 +257,7 @@ def summary(content: dict[str, Any]) -> str:
                     result["target"],
                     result["arm"],
                     f"{result['tokens_per_s']['median']:.1f}",
-                    _ratio(result["speedup"]),
+                    ratio_text(result["speedup"]),
                     number(result["accept_len"]),
                     number((result["hit_rate"] or {}).get("all")),
                     number(result["hidden_fraction"]),
