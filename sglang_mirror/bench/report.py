@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,20 @@ def html(content: dict[str, Any]) -> str:
 
 def markdown(content: dict[str, Any]) -> str:
     """The tables of the page."""
-    lines = [origin(content)]
+    lines = [origin(content), "", _intervals(content["results"])]
     for title, entries in cells(content["results"]):
         lines += ["", f"**{title}**", "", text_table(HEADS, map(row, entries))]
     return "\n".join(lines) + "\n"
+
+
+def _intervals(results: Sequence[dict[str, Any]]) -> str:
+    """How the intervals were made: by a bootstrap in files of before, which do not say over how many laps."""
+    counts = {entry["speedup"].get("num_laps") for entry in results if entry["speedup"]}
+    if not counts:
+        return ""
+    if None in counts:
+        return "Intervals: percentile bootstrap over laps, too narrow for few."
+    return f"Intervals: Student's t over laps ({', '.join(map(str, sorted(counts)))})."
 
 
 def row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ def ratio_interval(ours: Totals, theirs: Totals) -> tuple[float, float] | None:
     """95% interval of `speed_ratio` over laps; None for fewer than two of them.
 
     A lap is drawn for both arms at once: what makes it slow makes it slow for both. The ratio's logarithm is
-    all but linear in the four sums, so its variance is that of each lap's linear terms (Woodruff, J. Am. Stat.
-    Assoc. 66, 1971), and Student's t allows for how few laps there are. With 4, 8 and 30 questions it covered
+    all but linear in the four sums, so its variance is that of each lap's linear terms (Woodruff, JASA 66,
+    1971), and Student's t allows for how few laps there are. With 4, 8 and 30 questions it covered
     the truth 94 to 95 times in a hundred (speedups lognormal, spread by 12 and 40%); the percentile bootstrap
     and BCa covered it 75 to 78, 87 to 90 and 92 to 93 times.
     """
