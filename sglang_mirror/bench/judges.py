@@ -127,6 +127,20 @@ def same_texts(content: Content) -> Finding:
     return f"{same} of {len(shares)} results", yes_no(same == len(shares))
 
 
+def least_same_text(**facts: Any) -> Judge:
+    """The share of plain's texts that the worst of mirror's arms has in one cell."""
+
+    def judge(content: Content) -> Finding:
+        shares = [
+            float(each["text_equal"])
+            for each in content["results"]
+            if each["arm"].startswith("mirror") and facts.items() <= each.items()
+        ]
+        return (f"{min(shares):.0%} of the texts", yes_no(min(shares) == 1.0)) if shares else None
+
+    return judge
+
+
 def mirrors_texts(content: Content) -> Finding:
     """Every text of mirror, in a file of texts alone."""
     ours = [each for each in content["results"] if each["arm"].startswith("mirror")]

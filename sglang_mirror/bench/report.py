@@ -44,13 +44,13 @@ def html(content: dict[str, Any]) -> str:
 
 def markdown(content: dict[str, Any]) -> str:
     """The tables of the page."""
-    lines = [origin(content), "", _intervals(content["results"])]
+    lines = [origin(content), "", intervals(content["results"])]
     for title, entries in cells(content["results"]):
         lines += ["", f"**{title}**", "", text_table(HEADS, map(row, entries))]
     return "\n".join(lines) + "\n"
 
 
-def _intervals(results: Sequence[dict[str, Any]]) -> str:
+def intervals(results: Sequence[dict[str, Any]]) -> str:
     """How the intervals were made: by a bootstrap in files of before, which do not say over how many laps."""
     counts = {entry["speedup"].get("num_laps") for entry in results if entry["speedup"]}
     if not counts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.bench.pair import ROOT
+from sglang_mirror.bench.report import intervals
 from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
 from sglang_mirror.bench.results_exact import identity, law, positions
 from sglang_mirror.bench.results_gpu import checked, rollouts, signal
@@ -156,7 +157,7 @@ def summary(content: dict[str, Any]) -> str:
                 ]
 
     head = ["target", "arm", "cores", "tokens/s", "against plain", "accepted length", "hit rate", "hidden"]
-    return text_table(head, rows())
+    return f"{text_table(head, rows())}\n\n{intervals(content['results'])}"
 
 
 def cores(command: str) -> int:

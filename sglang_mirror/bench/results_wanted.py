@@ -18,6 +18,7 @@ from sglang_mirror.bench.judges import (
     field,
     law_of_latency,
     lawful,
+    least_same_text,
     mirrors_texts,
     quotient,
     rates_of_texts,
@@ -163,6 +164,10 @@ GPU = (
         )
         for size, cell in BILLIONS.items()
         for least, than in ((2.8, "plain"), (1.3, "EAGLE3"))
+    ),
+    *(
+        Wanted(f"GPU, {size} billion: mirror's text is plain's", GPU_FILES, least_same_text(**cell))
+        for size, cell in BILLIONS.items()
     ),
     Wanted(
         "GPU: texts as plain's, ties in bfloat16 aside (`make gpu-check`)", ("gpu-check.json",), explained

@@ -16,6 +16,7 @@ from sglang_mirror.bench.judges import (
     field,
     law_of_latency,
     lawful,
+    least_same_text,
     quotient,
     same_texts,
     unharmed,
@@ -83,6 +84,8 @@ def test_figures_and_quotients_of_them() -> None:
 def test_texts_laws_loads() -> None:
     texts = {"results": [OURS, entry("plain"), entry("serial", temperature=1.0, text_equal=0.0)]}
     assert same_texts(texts) == ("1 of 2 results", "**no**")
+    assert least_same_text(concurrency=1)(texts) == ("50% of the texts", "**no**")
+    assert least_same_text(concurrency=8)(texts) is None
     groups = {"hit": {"num_tokens": 20000}, "fresh": {"num_tokens": 500}}
     laws = [{"holds": holds, "groups": groups} for holds in (True, False)]
     assert lawful({"results": laws}) == ("1 of 2 settings, 20,500 tokens or more each", "**no**")
