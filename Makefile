@@ -75,7 +75,7 @@ tune: install  ## settings over a grid, each beside mirror's present ones; 35 mi
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --questions 4 --tokens 96 --repeats 2 --together 4 \
 		--arms mirror $(GRID) --json out/tune.json
 
-results: install  ## measure everything that docs/results.md states, about an hour on two idle cores
+results: install  ## four of docs/results.md's files anew (speed, both identities, law) and the pages; about an hour on two idle cores
 	mkdir -p docs/results
 	$(BIN)/sglang-mirror bench run --arms plain serial mirror mirror:roots=draft plain:cores=all --repeats 7 --json docs/results/speed.json
 	$(BIN)/python -m sglang_mirror.bench.identity --out docs/results/identity.json

@@ -17,6 +17,8 @@ from scipy import stats
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+# The probability that any of a setting's tests is failed by a sampler that is right.
+FALSE_ALARM = 0.01
 BINS = 20
 # Tokens of the slice that are expected more seldom than this are left out: normality would not hold.
 MIN_EXPECTED = 10.0

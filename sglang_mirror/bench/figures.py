@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from sglang_mirror.bench.table import interval
+
 Results = Sequence[dict[str, Any]]
 
 WIDTH = 9.0  # inches
@@ -36,16 +38,18 @@ STYLE = {
 
 
 def bars(results: Results) -> str:
-    """Speed against plain decoding, one bar an arm, with its 95% interval."""
+    """Speed against plain decoding, one bar an arm, with its 95% interval if it has one."""
     shown = [entry for entry in results if entry["speedup"]]
     figure, axes = _figure(0.35 * len(shown) + 0.8)
     for place, entry in enumerate(shown):
         speed = entry["speedup"]
         value = speed["of_totals"]
         axes.barh(place, value, color=_arm_colour(entry["arm"]), height=0.6)
-        errors = [[max(value - speed["low"], 0)], [max(speed["high"] - value, 0)]]
-        axes.errorbar(value, place, xerr=errors, color="black", capsize=3, linewidth=1)
-        axes.text(max(value, speed["high"]) + 0.05, place, f"{value:.2f}x", va="center")
+        low, high = interval(speed) or (value, value)
+        if low < high:
+            errors = [[max(value - low, 0)], [max(high - value, 0)]]
+            axes.errorbar(value, place, xerr=errors, color="black", capsize=3, linewidth=1)
+        axes.text(max(value, high) + 0.05, place, f"{value:.2f}x", va="center")
     axes.set_yticks(range(len(shown)), [entry["arm"] for entry in shown])
     axes.invert_yaxis()
     axes.axvline(1.0, color="#a0aec0", linewidth=1)

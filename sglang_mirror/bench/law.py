@@ -21,7 +21,16 @@ import numpy as np
 
 from sglang_mirror.bench.arm_specs import Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores, Pair, plain, server
-from sglang_mirror.bench.chi_square import BINS, Evidence, Ints, evidence, quantile_test, report, slice_test
+from sglang_mirror.bench.chi_square import (
+    BINS,
+    FALSE_ALARM,
+    Evidence,
+    Ints,
+    evidence,
+    quantile_test,
+    report,
+    slice_test,
+)
 from sglang_mirror.bench.client import complete_all
 from sglang_mirror.bench.exact import ExactTarget, Sampling, law
 from sglang_mirror.bench.output import write_results
@@ -41,8 +50,6 @@ NUM_PROMPTS = 16
 NEW_TOKENS = 16
 BATCH = 32
 SEED = 20261122
-# The probability that any of all tests together is failed by a sampler that is right.
-FALSE_ALARM = 0.01
 PREFILL = "prefill"
 # Tokens below which a group's chi-square would not be one: ten in each bin.
 MIN_GROUP = 10 * BINS

@@ -98,16 +98,20 @@ def result(
     }
 
 
-def _against(runs: Sequence[Run], theirs: Sequence[Run]) -> dict[str, float]:
-    """Speed over another arm's: median over the repeats; of all tokens, with its interval; of the means."""
+def _against(runs: Sequence[Run], theirs: Sequence[Run]) -> dict[str, float | None]:
+    """Speed over another arm's: median over the repeats; of the means; of all tokens together.
+
+    `low` and `high` are the interval of the last, over `num_laps` laps; one lap has none.
+    """
     repeats = [ours.tokens_per_s / other.tokens_per_s for ours, other in zip(runs, theirs, strict=True)]
     ours_, theirs_ = _totals(runs), _totals(theirs)
-    low, high = ratio_interval(ours_, theirs_)
+    low, high = ratio_interval(ours_, theirs_) or (None, None)
     return {
         "median": statistics.median(repeats),
+        "of_totals": speed_ratio(ours_, theirs_),
         "low": low,
         "high": high,
-        "of_totals": speed_ratio(ours_, theirs_),
+        "num_laps": len(ours_),
         "of_means": _mean_speed(runs) / _mean_speed(theirs),
     }
 

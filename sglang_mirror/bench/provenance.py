@@ -42,6 +42,11 @@ def origin(content: dict[str, Any]) -> str:
     )
 
 
+def origin_if_any(content: dict[str, Any]) -> str:
+    """The same of a file that may be older than its program's word on where it ran."""
+    return origin(content) if "provenance" in content else "No provenance recorded."
+
+
 def _program() -> list[str]:
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     return ["python", "-m", specification.name] if specification else [Path(sys.argv[0]).name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sglang_mirror.bench import figures
 from sglang_mirror.bench.arm_specs import OWN
 from sglang_mirror.bench.provenance import origin
-from sglang_mirror.bench.table import cells, number
+from sglang_mirror.bench.table import cells, interval, number, same_text
 from sglang_mirror.bench.text_table import text_table
 
 HEADS = (
@@ -44,26 +44,37 @@ def html(content: dict[str, Any]) -> str:
 
 def markdown(content: dict[str, Any]) -> str:
     """The tables of the page."""
-    lines = [origin(content)]
+    lines = [origin(content), "", intervals(content["results"])]
     for title, entries in cells(content["results"]):
         lines += ["", f"**{title}**", "", text_table(HEADS, map(row, entries))]
     return "\n".join(lines) + "\n"
 
 
+def intervals(results: Sequence[dict[str, Any]]) -> str:
+    """How the intervals were made: by a bootstrap in files of before, which do not say over how many laps."""
+    counts = {entry["speedup"].get("num_laps") for entry in results if entry["speedup"]}
+    if not counts:
+        return ""
+    if None in counts:
+        return "Intervals: percentile bootstrap over laps, too narrow for few."
+    return f"Intervals: Student's t over laps ({', '.join(map(str, sorted(counts)))})."
+
+
 def row(entry: dict[str, Any]) -> tuple[str, ...]:
     """One arm's figures, as `HEADS` names them."""
     speed, hits = entry["speedup"], entry["hit_rate"] or {}
+    ends = interval(speed) if speed else None
     rates = [number(hits.get(source)) for source in ("all", "draft", "exit")]
     return (
         entry["arm"],
         f"{entry['tokens_per_s']['median']:.1f}",
         f"{speed['of_totals']:.2f}x" if speed else "-",
-        f"{speed['low']:.2f} to {speed['high']:.2f}" if speed else "-",
+        f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-",
         f"{speed['of_means']:.2f}x" if speed else "-",
         f"{entry['accept_len']:.2f}",
         *rates,
         number(entry["hidden_fraction"]),
-        "-" if entry["text_equal"] is None else f"{entry['text_equal']:.0%}",
+        same_text(entry),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sglang_mirror.bench.provenance import origin, origin_if_any
 from sglang_mirror.bench.table import number
 from sglang_mirror.bench.text_table import text_table
 
@@ -16,34 +17,62 @@ def rollouts(content: dict[str, Any]) -> str:
 
     def rows() -> Iterator[list[str]]:
         for name, how in BACKENDS.items():
-            found = content[name]
-            forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
-            yield [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
+            if name in content:
+                found = content[name]
+                forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
+                yield [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
 
     head = ["", *(f"{rows} rows" for rows in (1, 16, 64, 128))]
     head.append(f"{content['roots']} roots, {content['gamma']} deep")
     facts = (
-        f"`python -m sglang_mirror.draft.timing --shape {content['shape']}` on {content['device']}, torch "
-        f"{content['torch_version']}: milliseconds of a forward behind {content['text']} tokens of text, and "
-        "of a whole rollout; medians."
+        f"A draft of shape {content['shape']} on {content['device']}, torch {content['torch_version']} "
+        f"(`python -m sglang_mirror.draft.timing`): milliseconds of a forward behind {content['text']} "
+        "tokens of text, and of a whole rollout; medians."
     )
-    return f"{facts}\n\n{text_table(head, rows())}"
+    return f"{origin_if_any(content)}\n\n{facts}\n\n{text_table(head, rows())}"
 
 
 def signal(content: dict[str, Any]) -> str:
     """The signal's way out of a captured graph (`python -m tests.gpu.signal_timing`)."""
     steps = {name: content[name]["median"] for name in ("step_without_exit", "step_with_exit", "head_alone")}
-    cost = steps["step_with_exit"] / steps["step_without_exit"] - 1
     rows = [
         ["a step without the exit", number(steps["step_without_exit"])],
-        ["with it", f"{steps['step_with_exit']:.2f} ({cost:+.1%})"],
+        ["with it", f"{steps['step_with_exit']:.2f} ({exit_cost(content):+.1%})"],
         ["the exit's norm and head alone", number(steps["head_alone"])],
         ["from the end of layer l_e to the host's thread", number(content["signal_at_host"])],
         ["from the end of layer l_e to the draft's process", number(content["signal_at_draft"])],
     ]
+    options = {name: content[name] for name in ("shape", "nodes", "exit_vocab", "count") if name in content}
+    given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
     facts = (
-        f"`python -m tests.gpu.signal_timing --shape {content['shape']} --nodes {content['nodes']}`, on the "
-        f"comparison's machine: milliseconds, medians of {content['count']} replays; letters lost: "
-        f"{content['count'] - content['letters']}, torn: {content['torn']}."
+        f"`python -m tests.gpu.signal_timing {given}`: milliseconds, medians; letters lost: "
+        f"{content['count'] - content['letters']}, torn: {content['torn']}. The exit reads as many rows of "
+        "the head as `--exit-vocab` says, all of them where it is not named."
     )
-    return f"{facts}\n\n{text_table(['', 'ms'], rows)}"
+    return f"{origin_if_any(content)}\n\n{facts}\n\n{text_table(['', 'ms'], rows)}"
+
+
+def exit_cost(content: dict[str, Any]) -> float:
+    """What the exit adds to a step, as a share of it."""
+    with_exit, without = (content[name]["median"] for name in ("step_with_exit", "step_without_exit"))
+    return float(with_exit / without - 1)
+
+
+def checked(content: dict[str, Any]) -> str:
+    """Text against plain decoding's, by family, backend and way (`make gpu-check`)."""
+
+    def row(result: dict[str, Any]) -> list[str]:
+        hits = result["hit_rate"]
+        return [
+            *(result[name] for name in ("family", "backend", "arm")),
+            f"{result['identical']} of {result['num_prompts']}",
+            str(result["ties"]),
+            str(len(result["unexplained"])),
+            number(result["accept_len"]),
+            number(hits["all"] if isinstance(hits, dict) else hits),
+            f"{result['steps']} ({result['plain_steps']})",
+        ]
+
+    head = ["family", "backend", "way", "identical texts", "differ at a tie", "differ otherwise"]
+    head += ["accepted length", "hit rate", "steps (plain)"]
+    return f"{origin(content)}\n\n{text_table(head, map(row, content['results']))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_mirror.bench.arm_specs import OWN
@@ -21,6 +21,27 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def interval(ratio: Mapping[str, float | None]) -> tuple[float, float] | None:
+    """The ends of a ratio's interval; None where it has none: files of before then have the ratio at both."""
+    low, high = ratio["low"], ratio["high"]
+    return None if low is None or high is None or low == high else (low, high)
+
+
+def ratio_text(ratio: Mapping[str, float | None] | None) -> str:
+    """A ratio of all tokens together, and its interval; the oldest file has the median of its repeats."""
+    if not ratio:
+        return "-"
+    ends = interval(ratio)
+    between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-"
+    return f"{number(ratio.get('of_totals', ratio['median']))} ({between})"
+
+
+def same_text(entry: Mapping[str, Any]) -> str:
+    """The share of texts that are plain decoding's; above temperature 0 no two samples need be the same."""
+    equal = entry["text_equal"]
+    return "-" if equal is None or entry["temperature"] > 0 else f"{equal:.0%}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -30,15 +51,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    hits, speedup, equal = entry["hit_rate"] or {}, entry["speedup"], entry["text_equal"]
+    hits = entry["hit_rate"] or {}
     return (
         entry["arm"],
         f"{entry['tokens_per_s']['median']:.1f}",
-        f"{speedup['median']:.2f}x" if speedup else "-",
+        ratio_text(entry["speedup"]),
         f"{entry['accept_len']:.2f}",
         *(number(hits.get(key)) for key in ("all", "exit", "draft")),
         number(entry["hidden_fraction"]),
-        "-" if equal is None else "yes" if equal == 1.0 else f"no ({equal:.0%})",
+        same_text(entry),
     )
 
 

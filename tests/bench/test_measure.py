@@ -29,9 +29,17 @@ def test_speeds() -> None:
     assert found["speedup"]["median"] == pytest.approx(30 / 1.5 / (30 / 5))
     assert found["speedup"]["of_means"] == pytest.approx((20 + 20) / (10 + 5))
     assert found["speedup"]["low"] <= found["speedup"]["of_totals"] <= found["speedup"]["high"]
+    assert found["speedup"]["num_laps"] == 2
     assert set(found["ratios"]) == {"plain"}
     assert found["workload"] == "w"
     assert found["num_repeats"] == 3
+
+
+def test_one_lap_has_a_ratio_and_no_interval() -> None:
+    plain, ours = [run(answer(10, 1.0))] * 3, [run(answer(10, 0.5))] * 3
+    found = result("mirror", ours, {"plain": plain})["speedup"]
+    assert found["of_totals"] == pytest.approx(2.0)
+    assert (found["low"], found["high"]) == (None, None)
 
 
 def test_text_is_compared_token_by_token() -> None:

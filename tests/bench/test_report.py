@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from sglang_mirror.bench.figures import bars
 from sglang_mirror.bench.output import Output, read_results
 from sglang_mirror.bench.report import HEADS, html, markdown
+from sglang_mirror.bench.table import table
 from sglang_mirror.errors import MirrorError
 
 NUMBERS = {"median": 1.9, "low": 1.7, "high": 2.2, "of_totals": 1.93, "of_means": 1.88}
@@ -112,6 +114,24 @@ def test_every_figure_is_on_the_page(content: dict[str, Any]) -> None:
     assert ["mirror", "own", "chats", "0.0", "1", "98.8", "12", "-"] in page.rows
     assert rows["plain"][5:] == ["1.00", "-", "-", "-", "-", "100%"]
     assert any("<mirror>" in cell for row in page.rows for cell in row)
+
+
+def test_what_has_no_interval_and_what_cannot_be_the_same(content: dict[str, Any]) -> None:
+    """One lap, as files have it now and as they had it before; and text that was sampled."""
+    none, old = {**NUMBERS, "low": None, "high": None}, {**NUMBERS, "low": 1.93, "high": 1.93}
+    for numbers in (none, old):
+        entries = [entry("mirror", speedup=numbers, temperature=1.0)]
+        said = markdown({**content, "results": entries})
+        assert "| mirror | 123.4 | 1.93x | - | 1.88x | 1.00 | - | - | - | - | - |" in said
+        assert "1.93 (-)" in table(entries)
+        assert "100%" not in said + table(entries)
+        assert "1.93x" in bars(entries)
+        assert bars(entries).count("<path") < bars([OURS]).count("<path")
+
+
+def test_the_terminal_has_the_ratio_that_the_interval_is_of() -> None:
+    assert "1.93 (1.70 to 2.20)" in table([OURS])
+    assert "1.90 (-)" in table([entry("mirror", speedup={"median": 1.9, "low": None, "high": None})])
 
 
 def test_nothing_is_fetched(content: dict[str, Any]) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_mirror.bench.output import read_results
 from sglang_mirror.bench.results import (
+    BY_HAND,
+    DETAILS_PAGE,
     FOLDER,
     MARKS,
+    NOT_RUN,
     PAGE,
     README,
-    comparison,
-    latency,
+    cores,
+    details,
     page,
     summary,
-    tuning,
 )
+from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
+from sglang_mirror.bench.results_exact import law
+from sglang_mirror.bench.results_latency import latency
 from sglang_mirror.bench.results_soak import soaked
 from tests.bench.test_report import NUMBERS, OURS, content, entry
 
@@ -26,6 +33,7 @@ __all__ = ["content"]
 
 def test_the_pages_are_generated() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(FOLDER)
+    assert DETAILS_PAGE.read_text(encoding="utf-8") == details(FOLDER)
     if (FOLDER / "bench.json").is_file():
         table = summary(read_results(FOLDER / "bench.json"))
         readme = README.read_text(encoding="utf-8")
@@ -43,15 +51,88 @@ def compared(content: dict[str, Any]) -> dict[str, Any]:
 def test_the_law_is_worked_out_from_the_parts_of_both(compared: dict[str, Any]) -> None:
     [row] = [line for line in latency(compared).splitlines() if "| mirror |" in line]
     besides = 1.1 + 0.4 + (1 - 0.81) * 8.0 + 4.0
-    predicted, alone = (OURS["step_ms"]["target"] + besides), 13.0 + besides
-    differences = (f"{each / 20.5 - 1:+.1%}" for each in (predicted, alone))
-    assert f"| {predicted:.2f} | 20.50 | {' | '.join(differences)} |" in row
+    alone, beside = 13.0 + besides, OURS["step_ms"]["target"] + besides
+    first, second = (f"{each:.2f} | {each / 20.5 - 1:+.1%}" for each in (alone, beside))
+    assert f"| 20.50 | {first} | 14.00 | {second} |" in row
 
 
 def test_a_comparison_says_what_mirror_is_against_each(compared: dict[str, Any]) -> None:
     text = comparison(compared)
     assert "| mirror | 1.93 (1.70 to 2.20) | - | - | - | 1.93 (1.70 to 2.20) |" in text
     assert "eagle3 did not run: no <head>" in text
+
+
+def test_arms_of_two_groups_are_compared_by_what_both_are_against_plain(compared: dict[str, Any]) -> None:
+    other = entry("plain:cores=all", speedup={**NUMBERS, "of_totals": 1.25}, ratios={})
+    text = comparison({**compared, "results": [*compared["results"], other]})
+    assert "| mirror | 1.93 (1.70 to 2.20) | 1.54 by plain | - |" in text
+
+
+def test_the_oldest_file_has_medians_and_no_intervals(compared: dict[str, Any]) -> None:
+    numbers = {name: NUMBERS[name] for name in ("median", "low", "high")}
+
+    def arm(name: str, speed: float) -> dict[str, Any]:
+        return entry(
+            name, num_prompts=8, speedup=numbers, tokens_per_s={"median": speed, "min": 1, "max": 200}
+        )
+
+    old = [arm("plain", 80.0), arm("serial", 120.0), arm("mirror", 180.0)]
+    said = speed({**compared, "results": old})
+    assert "the median of the repeats' ratios, the lowest and the highest; no intervals" in said
+    assert "run serially: 1.50 by the medians of their speeds." in said
+    now = [{**entry("plain"), "num_prompts": 8}, compared["results"][1], compared["results"][2]]
+    said = speed({**compared, "results": now})
+    assert "of all tokens together, with 95% intervals" in said
+    assert "run serially: 1.93 (1.70 to 2.20)." in said
+
+
+def test_the_law_says_the_worst_of_each_setting(compared: dict[str, Any]) -> None:
+    found = {
+        **{"arm": "mirror", "setting": "top_p", "smallest_p": 0.02852, "num_tests": 28, "holds": True},
+        "groups": {"hit": {"num_tokens": 20000}, "fresh": {"num_tokens": 1354}},
+    }
+    said = law({**compared, "results": [found, {**found, "filtered_in_turn_p": 0.0, "holds": False}]})
+    assert "| mirror | top_p | 21354 | 0.0285 of 28 | 0.00036 | yes | - |" in said
+    assert "| mirror | top_p | 21354 | 0.0285 of 28 | 0.00036 | no | 0 |" in said
+
+
+def test_single_tasks_are_on_the_page_of_details(compared: dict[str, Any]) -> None:
+    task = {**compared["results"][2], "workload": "chats/qa"}
+    both = {**compared, "results": [*compared["results"], task]}
+    assert "chats/qa" not in overall(both)
+    assert "**chats, temp" in overall(both)
+    assert "**chats/qa, temp" in by_task(both)
+    assert "**chats, temp" not in by_task(both)
+
+
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [
+        ("taskset -c 0 python -m sglang.launch_server", 1),
+        ("taskset -c 0,1 python -m sglang.launch_server", 2),
+        ("taskset -c 0 python -m sglang.launch_server --mirror-draft-cpus 1", 2),
+        ("taskset -c 0 python -m sglang.launch_server --mirror-draft-cpus 0", 1),
+    ],
+)
+def test_cores(command: str, count: int) -> None:
+    assert cores(command) == count
+
+
+def test_notes_go_above_their_sections_tables(tmp_path: Path, compared: dict[str, Any]) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps(compared))
+    words = {
+        BY_HAND: "| a | b | yes | c |",
+        NOT_RUN: "* this",
+        "The comparison": "Said.",
+        "On the whole": "Last.",
+    }
+    text = "".join(f"## {title}\n\n{body}\n\n" for title, body in words.items())
+    (tmp_path / "notes.md").write_text(f"For writers.\n\n{text}")
+    said = page(tmp_path)
+    assert "For writers" not in said
+    assert "| not measured | gpu-check.json |\n" in said
+    assert f"|\n| a | b | yes | c |\n\n## {NOT_RUN}\n\n* this\n\n## The comparison\n\nSaid.\n\n`" in said
+    assert said.endswith("## On the whole\n\nLast.\n")
 
 
 def test_tuning_is_against_the_first(compared: dict[str, Any]) -> None:

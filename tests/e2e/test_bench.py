@@ -65,7 +65,11 @@ def test_arms_side_by_side(tmp_path: Path) -> None:
         ours = found["mirror:root_budget=6", workload, 0.0]
         assert ours["text_equal"] == 1.0
         assert ours["accept_len"] >= 1.0
-        assert ours["speedup"]["low"] <= ours["speedup"]["of_totals"] <= ours["speedup"]["high"]
+        ends = ours["speedup"]["low"], ours["speedup"]["high"]
+        if workload == "chats":
+            assert ends[0] <= ours["speedup"]["of_totals"] <= ends[1]
+        else:  # one question
+            assert ends == (None, None)
     assert found["plain", "chats", 0.0]["accept_len"] == 1.0
     assert found["mirror:root_budget=6", "chats", 0.0]["hit_rate"]["all"] > 0
 

@@ -1,0 +1,114 @@
+"""The results page's sections on arms side by side: comparisons, the grid, the first speed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sglang_mirror.bench.provenance import origin
+from sglang_mirror.bench.report import markdown
+from sglang_mirror.bench.table import cells, number, ratio_text, same_text
+from sglang_mirror.bench.text_table import text_table
+
+AGAINST = ("plain", "plain:cores=all", "standalone", "eagle3", "serial")
+
+
+def comparison(content: dict[str, Any]) -> str:
+    """Every table of a comparison, and mirror against each other arm."""
+
+    def rows() -> Iterator[list[str]]:
+        for title, entries in cells(content["results"]):
+            for ours in entries:
+                if ours["arm"].startswith("mirror"):
+                    yield [title, ours["arm"], *(_against(ours, name, entries) for name in AGAINST)]
+
+    head = ["", "arm", *(f"against {name}" for name in AGAINST)]
+    skipped = [f"* {each['arm']} did not run: {each['reason']}" for each in content["skipped"]]
+    said = (
+        "Mirror against each, all questions together; `by plain`: in another group, each against its plain:"
+    )
+    return "\n".join([markdown(content), *skipped, "", said, "", text_table(head, rows())])
+
+
+def _against(ours: dict[str, Any], name: str, entries: list[dict[str, Any]]) -> str:
+    """A ratio to an arm of the same group; to one of another by what both are against plain decoding."""
+    if name in ours["ratios"]:
+        return ratio_text(ours["ratios"][name])
+    other = next((entry for entry in entries if entry["arm"] == name), None)
+    if not (other and other["speedup"] and ours["speedup"]):
+        return "-"
+    return f"{ours['speedup']['of_totals'] / other['speedup']['of_totals']:.2f} by plain"
+
+
+def overall(content: dict[str, Any]) -> str:
+    """A comparison without the tables of single tasks."""
+    return comparison(_only(content, tasks=False))
+
+
+def by_task(content: dict[str, Any]) -> str:
+    """The tables of single tasks."""
+    return comparison(_only(content, tasks=True))
+
+
+def _only(content: dict[str, Any], *, tasks: bool) -> dict[str, Any]:
+    kept = [entry for entry in content["results"] if ("/" in entry["workload"]) == tasks]
+    return {**content, "results": kept}
+
+
+def tuning(content: dict[str, Any]) -> str:
+    """Arms over a grid, each against the arm that was beside all of them."""
+    reference = content["results"][0]["arm"]
+
+    def rows() -> Iterator[list[str]]:
+        for result in content["results"]:
+            against = ratio_text(result["ratios"].get(reference))
+            speed = f"{result['tokens_per_s']['median']:.1f}"
+            yield [result["target"], result["arm"], speed, against, number(result["accept_len"])]
+
+    head = ["target", "arm", "tokens/s", f"against {reference}", "accepted length"]
+    return "\n".join([origin(content) + "\n", text_table(head, rows())])
+
+
+def speed(content: dict[str, Any]) -> str:
+    """Arms side by side: speed, acceptance, hits, and where a step's time goes."""
+
+    def row(result: dict[str, Any]) -> list[str]:
+        hits, step = result["hit_rate"] or {}, result["step_ms"] or {}
+        return [
+            result["arm"],
+            "{median:.1f} ({min:.1f} to {max:.1f})".format(**result["tokens_per_s"]),
+            ratio_text(result["speedup"]),
+            number(result["accept_len"]),
+            *(number(hits.get(source)) for source in ("all", "draft", "exit")),
+            number(result["hidden_fraction"]),
+            *(number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
+            same_text(result),
+        ]
+
+    head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "by draft", "by exit"]
+    head += ["hidden", "target ms", "draft exposed ms", "rendezvous ms", "same text"]
+    first = content["results"][0]
+    facts = (
+        f"{first['num_prompts']} prompts, temperature {first['temperature']:g}, "
+        f"concurrency {first['concurrency']}; times are of one step. {_what_is_printed(first)}"
+    )
+    against = f"Mirror against the same draft run serially: {against_serial(content)}."
+    return "\n".join(
+        [origin(content) + "\n", facts, against, "", text_table(head, map(row, content["results"]))]
+    )
+
+
+def _what_is_printed(entry: dict[str, Any]) -> str:
+    """Which ratio, and which ends: the oldest file has others than all since."""
+    if "of_totals" in entry["speedup"]:
+        return "Against plain: of all tokens together, with 95% intervals."
+    return "Against plain: the median of the repeats' ratios, the lowest and the highest; no intervals."
+
+
+def against_serial(content: dict[str, Any]) -> str:
+    """Mirror over serial; in the oldest file, which has no such ratio, by the medians of their speeds."""
+    found = {entry["arm"]: entry for entry in content["results"]}
+    if "ratios" in found["mirror"]:
+        return ratio_text(found["mirror"]["ratios"].get("serial"))
+    ours, theirs = (found[name]["tokens_per_s"]["median"] for name in ("mirror", "serial"))
+    return f"{ours / theirs:.2f} by the medians of their speeds"
