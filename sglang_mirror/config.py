@@ -49,7 +49,9 @@ class MirrorConfig:
     )
     draft_backend: str = _setting("torch", "what computes the draft: torch; torch-eager: no CUDA graphs")
     draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
-    draft_threads: int = _setting(1, "the draft's threads on a CPU", low=1)
+    draft_threads: int | None = _setting(
+        None, "the draft's threads on a CPU (default: 1; beside a target on GPUs half of the cores)", low=1
+    )
     draft_cpus: str | None = _setting(None, "CPU cores for the draft process, such as 1 or 2-3")
     exit_layer: int | None = _setting(
         None, "target layers before the early exit is read (default: half)", low=1

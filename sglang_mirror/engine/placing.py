@@ -41,6 +41,19 @@ def draft_device(wanted: str, taken: list[int], num_gpus: int) -> str:
     return f"cuda:{free[0]}" if free else "cpu"
 
 
+def draft_threads(wanted: int | None, device: str, *, beside_gpus: bool) -> int:
+    """What `--mirror-draft-threads` means here.
+
+    Args:
+        wanted: the setting; None for what is usual.
+        device: the draft's.
+        beside_gpus: whether the target is on GPUs, so that the cores mostly wait.
+    """
+    if wanted is not None:
+        return wanted
+    return max(1, len(os.sched_getaffinity(0)) // 2) if device == "cpu" and beside_gpus else 1
+
+
 def share_problems(args: Any, config: MirrorConfig) -> list[str]:
     """Why `--mirror-draft-share` cannot work with these settings."""
     share = config.draft_share

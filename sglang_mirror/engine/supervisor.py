@@ -36,6 +36,7 @@ class DraftSupervisor:
         shape: bounds of a window.
         target: the target's model folder or name; its tokenizer must be the draft's.
         device: where a draft that we start computes.
+        threads: that it has, on a CPU.
         vocab_size: the target's token ids are below it.
         counters: where to count.
     """
@@ -47,6 +48,7 @@ class DraftSupervisor:
         shape: WindowShape,
         target: str,
         device: str,
+        threads: int,
         vocab_size: int,
         counters: Counters,
     ) -> None:
@@ -56,7 +58,7 @@ class DraftSupervisor:
         self._process: DraftProcess | None = None
         if endpoint is None:
             endpoint = private_ipc_endpoint()
-            self._process = DraftProcess(_command(config, endpoint, device))
+            self._process = DraftProcess(_command(config, endpoint, device, threads))
         self.endpoint = endpoint
         self._channel = TargetChannel(endpoint, curve_dir=curve_dir)
         self.client = DraftClient(
@@ -147,7 +149,7 @@ class DraftSupervisor:
         return True
 
 
-def _command(config: MirrorConfig, endpoint: str, device: str) -> DraftCommand:
+def _command(config: MirrorConfig, endpoint: str, device: str, threads: int) -> DraftCommand:
     assert config.draft_model is not None, "settings.problems() lets nothing else through"
     share = {} if config.draft_share is None else {SHARE: str(config.draft_share)}
     return DraftCommand(
@@ -156,7 +158,7 @@ def _command(config: MirrorConfig, endpoint: str, device: str) -> DraftCommand:
         backend=config.draft_backend,
         endpoint=endpoint,
         dtype=config.draft_dtype,
-        threads=config.draft_threads,
+        threads=threads,
         cpus=config.draft_cpus,
         trace=config.draft_trace,
         environment=share,

@@ -55,6 +55,14 @@ def test_auto_takes_a_gpu_that_the_target_leaves_free(
     assert placing.draft_device(wanted, taken, num_gpus) == device
 
 
+def test_a_draft_on_the_cores_that_wait_for_a_gpu_has_half_of_them() -> None:
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert placing.draft_threads(None, "cpu", beside_gpus=True) == half
+    assert placing.draft_threads(None, "cpu", beside_gpus=False) == 1
+    assert placing.draft_threads(None, "cuda:0", beside_gpus=True) == 1
+    assert placing.draft_threads(3, "cpu", beside_gpus=True) == 3
+
+
 @pytest.fixture
 def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is seen of a Multi-Process Service that runs: its control pipe."""
@@ -105,5 +113,5 @@ def test_each_side_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(placing.SHARE, "")  # to be taken back with the test
     placing.hold_target(config)
     assert os.environ[placing.SHARE] == "75"
-    assert _command(config, "ipc:///d", "cuda:0").environment == {placing.SHARE: "25"}
-    assert not _command(MirrorConfig(draft_model="d"), "ipc:///d", "cpu").environment
+    assert _command(config, "ipc:///d", "cuda:0", 1).environment == {placing.SHARE: "25"}
+    assert not _command(MirrorConfig(draft_model="d"), "ipc:///d", "cpu", 1).environment

@@ -36,6 +36,7 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], DraftSu
             shape=WindowShape.chain(2),
             target="t",
             device="cpu",
+            threads=1,
             vocab_size=10,
             counters=Counters(),
         )
