@@ -27,31 +27,22 @@ def target_gpus(args: Any) -> list[int]:
     return [args.base_gpu_id + place * args.gpu_id_step for place in range(count)]
 
 
-def draft_device(wanted: str, taken: list[int], num_gpus: int) -> str:
-    """What `--mirror-draft-device` means here.
+def draft_place(config: MirrorConfig, args: Any, *, num_gpus: int) -> tuple[str, int]:
+    """The device of a draft that we start, and its threads on a CPU.
 
     Args:
-        wanted: the setting.
-        taken: the target's GPUs.
+        config: the settings.
+        args: SGLang's.
         num_gpus: that there are.
     """
-    if wanted != "auto":
-        return wanted
-    free = [gpu for gpu in range(num_gpus) if gpu not in taken]
-    return f"cuda:{free[0]}" if free else "cpu"
-
-
-def draft_threads(wanted: int | None, device: str, *, beside_gpus: bool) -> int:
-    """What `--mirror-draft-threads` means here.
-
-    Args:
-        wanted: the setting; None for what is usual.
-        device: the draft's.
-        beside_gpus: whether the target is on GPUs, so that the cores mostly wait.
-    """
-    if wanted is not None:
-        return wanted
-    return max(1, len(os.sched_getaffinity(0)) // 2) if device == "cpu" and beside_gpus else 1
+    taken = target_gpus(args)
+    device = config.draft_device
+    if device == "auto":
+        free = [gpu for gpu in range(num_gpus) if gpu not in taken]
+        device = f"cuda:{free[0]}" if free else "cpu"
+    # Beside GPUs most cores have nothing to do.
+    usual = len(os.sched_getaffinity(0)) // 2 if taken and device == "cpu" else 1
+    return device, config.draft_threads or max(1, usual)
 
 
 def share_problems(args: Any, config: MirrorConfig) -> list[str]:

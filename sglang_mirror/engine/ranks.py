@@ -20,7 +20,7 @@ from sglang_mirror.core.worth import Worth
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.metrics import Counters
-from sglang_mirror.engine.placing import draft_device, draft_threads, target_gpus
+from sglang_mirror.engine.placing import draft_place
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses, exit_candidates
 from sglang_mirror.engine.supervisor import DraftSupervisor
@@ -120,14 +120,13 @@ class LeadingRank:
     ) -> None:
         self._group, self._config, self._counters = group, config, counters
         self._trace = Trace(config.trace)
-        gpus = target_gpus(server_args)
-        device = draft_device(config.draft_device, gpus, torch.cuda.device_count())
+        device, threads = draft_place(config, server_args, num_gpus=torch.cuda.device_count())
         self._supervisor = DraftSupervisor(
             config,
             shape=shape,
             target=server_args.model_path,
             device=device,
-            threads=draft_threads(config.draft_threads, device, beside_gpus=bool(gpus)),
+            threads=threads,
             vocab_size=vocab_size,
             counters=counters,
         )

@@ -37,30 +37,39 @@ def test_the_targets_gpus(args: dict[str, Any], gpus: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "taken", "num_gpus", "device"),
+    ("wanted", "args", "num_gpus", "device"),
     [
-        ("auto", [0], 0, "cpu"),
-        ("auto", [0], 1, "cpu"),
-        ("auto", [0], 2, "cuda:1"),
-        ("auto", [0, 1], 4, "cuda:2"),
-        ("auto", [2, 3], 4, "cuda:0"),
-        ("auto", [0, 1], 2, "cpu"),
-        ("cuda:0", [0], 1, "cuda:0"),
-        ("cpu", [0], 2, "cpu"),
+        ("auto", {"device": "cpu"}, 0, "cpu"),
+        ("auto", {"device": "cpu"}, 1, "cuda:0"),
+        ("auto", {}, 1, "cpu"),
+        ("auto", {}, 2, "cuda:1"),
+        ("auto", {"tp_size": 2}, 4, "cuda:2"),
+        ("auto", {"tp_size": 2, "base_gpu_id": 2}, 4, "cuda:0"),
+        ("auto", {"tp_size": 2}, 2, "cpu"),
+        ("cuda:0", {}, 1, "cuda:0"),
+        ("cpu", {}, 2, "cpu"),
     ],
 )
 def test_auto_takes_a_gpu_that_the_target_leaves_free(
-    wanted: str, taken: list[int], num_gpus: int, device: str
+    wanted: str, args: dict[str, Any], num_gpus: int, device: str
 ) -> None:
-    assert placing.draft_device(wanted, taken, num_gpus) == device
+    found, _ = placing.draft_place(MirrorConfig(draft_device=wanted), arguments(**args), num_gpus=num_gpus)
+    assert found == device
 
 
-def test_a_draft_on_the_cores_that_wait_for_a_gpu_has_half_of_them() -> None:
-    half = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert placing.draft_threads(None, "cpu", beside_gpus=True) == half
-    assert placing.draft_threads(None, "cpu", beside_gpus=False) == 1
-    assert placing.draft_threads(None, "cuda:0", beside_gpus=True) == 1
-    assert placing.draft_threads(3, "cpu", beside_gpus=True) == 3
+@pytest.mark.parametrize(
+    ("settings", "args", "threads"),
+    [
+        ({"draft_device": "cpu"}, {}, max(1, len(os.sched_getaffinity(0)) // 2)),
+        ({"draft_device": "cpu"}, {"device": "cpu"}, 1),
+        ({"draft_device": "cuda:1"}, {}, 1),
+        ({"draft_device": "cpu", "draft_threads": 3}, {}, 3),
+    ],
+)
+def test_a_draft_on_cores_that_wait_for_a_gpu_has_half_of_them(
+    settings: dict[str, Any], args: dict[str, Any], threads: int
+) -> None:
+    assert placing.draft_place(MirrorConfig(**settings), arguments(**args), num_gpus=2)[1] == threads
 
 
 @pytest.fixture
