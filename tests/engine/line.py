@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, TypeVar
 
+from sglang_mirror.core.verify import Outcome as CoreOutcome
 from sglang_mirror.engine.draft_client import DraftClient
+from sglang_mirror.engine.request import Request
 from sglang_mirror.protocol.channel import DraftChannel
 from sglang_mirror.protocol.liveness import Peer
 from sglang_mirror.protocol.messages import (
@@ -22,6 +24,8 @@ from sglang_mirror.protocol.messages import (
 
 T = TypeVar("T", bound=Message)
 DEADLINE_S = 10.0
+PROMPT = [5, 6, 7]
+VOCABULARY = 50
 HELLO = Hello(
     VERSION, "words", gamma=2, topk=1, nodes=3, kappa=2, roots="union", root_budget=4, beat_ms=20, target="t"
 )
@@ -96,3 +100,9 @@ def window(stamp: Stamp, *tokens: int) -> FreshWindow:
 def branch(stamp: Stamp, node: int, token: int, *tokens: int, phase: int = 0) -> Branches:
     rolled = RolledOut(node, token, "draft", tokens, tuple(range(len(tokens))))
     return Branches(stamp, (rolled,), phase, Work(2.0, 2, 4))
+
+
+def commit(line: Line, request: Request, node: int, *tokens: int) -> bool:
+    """Whether the outcome hit."""
+    [found] = line.client.commit([(request, CoreOutcome(node, tokens[-1]), list(tokens))])
+    return found is not None

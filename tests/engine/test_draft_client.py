@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from sglang_mirror.core.verify import Outcome as CoreOutcome
-from sglang_mirror.engine.draft_client import DraftClient
-from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
-from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
 from sglang_mirror.protocol.liveness import Peer
 from sglang_mirror.protocol.messages import (
     Beat,
     Close,
     Commit,
-    Failed,
     FreshWindow,
     Hello,
     Open,
@@ -25,54 +19,7 @@ from sglang_mirror.protocol.messages import (
     Stamp,
     Work,
 )
-from tests.engine.line import HELLO, READY, Line, ScriptedPeer, branch, window
-
-PROMPT = [5, 6, 7]
-VOCABULARY = 50
-
-
-@pytest.fixture
-def make_line(tmp_path: Path) -> Iterator[Callable[[float], Line]]:
-    channels: list[TargetChannel | DraftChannel] = []
-
-    def make(lost_after_s: float) -> Line:
-        bound = DraftChannel(f"ipc://{tmp_path}/draft")
-        connected = TargetChannel(bound.endpoint)
-        channels.extend((connected, bound))
-        client = DraftClient(
-            connected, HELLO, vocab_size=VOCABULARY, lost_after_s=lost_after_s, counters=Counters()
-        )
-        return Line(client, ScriptedPeer(bound))
-
-    yield make
-    for channel in channels:
-        channel.close()
-
-
-@pytest.fixture
-def line(make_line: Callable[[float], Line]) -> Line:
-    """A line whose ends have met."""
-    found = make_line(60.0)
-    found.meet()
-    return found
-
-
-@pytest.fixture
-def request_(line: Line) -> Request:
-    """A request with one token after its prompt and the window (8; 1, 2)."""
-    line.client.open("a", PROMPT)
-    line.peer.hear(Open)
-    request = line.client.committed("a", [*PROMPT, 8])
-    line.peer.hear(Commit)
-    line.peer.say(window(request.stamp, 1, 2))
-    line.client.collect([request], 5000)
-    return request
-
-
-def commit(line: Line, request: Request, node: int, *tokens: int) -> bool:
-    """Whether the outcome hit."""
-    [found] = line.client.commit([(request, CoreOutcome(node, tokens[-1]), list(tokens))])
-    return found is not None
+from tests.engine.line import HELLO, PROMPT, READY, VOCABULARY, Line, branch, commit, window
 
 
 def test_ready(line: Line) -> None:
@@ -218,47 +165,6 @@ def test_what_a_lost_draft_still_says_is_not_believed(make_line: Callable[[float
     line.until(lambda: line.client.counters.busy_ms == 9.0)
     assert line.client.peer is Peer.LOST
     assert request.window is None
-
-
-def test_a_request_given_up_twice_is_not_asked_again(line: Line) -> None:
-    line.client.open("a", PROMPT)
-    request = line.client.committed("a", [*PROMPT, 8])
-    line.peer.hear(Open)
-    line.peer.say(Failed(request.stamp, "too long"))
-    line.until(lambda: request.failures == 1)
-    line.client.committed("a", [*PROMPT, 8])
-    assert line.peer.hear(Open).stamp.generation == 2
-    line.peer.say(Failed(request.stamp, "too long"))
-    line.until(lambda: request.failures == 2)
-    line.client.committed("a", [*PROMPT, 8, 9])
-    line.client.open("a", [*PROMPT, 8, 9, 10])  # taken back by SGLang, it is prefilled again
-    assert line.peer.hears_nothing(Open)
-    assert line.client.current("a", 6) is request  # nor are its tokens put together for nobody
-    line.client.collect([request], 60_000)  # returns at once
-
-
-def test_one_failed_forward_counts_once(line: Line, request_: Request) -> None:
-    """What was said of a request before its draft's word of failure had come fails there as well."""
-    commit(line, request_, 0, 10)
-    line.peer.say(Failed(request_.stamp, "out of memory"))
-    line.peer.say(Failed(request_.stamp, "the draft does not hold this request"))
-    line.peer.say(Beat(1, Work(9.0, 4, 9)))
-    line.until(lambda: line.client.counters.busy_ms == 9.0)
-    assert request_.failures == 1
-    assert line.client.committed("a", [*PROMPT, 8, 10]) is request_
-    assert line.peer.hear(Open).stamp.generation == 2
-
-
-def test_a_text_that_is_too_long_for_the_draft_is_not_sent(line: Line) -> None:
-    """Nor is it with every chunk of the prompt."""
-    long = [1] * (READY.max_len + 1)
-    for chunk in (50, 100, len(long)):
-        line.client.open("a", long[:chunk])
-    assert line.peer.hear(Open).stamp.committed_len == 50
-    assert line.peer.hear(Open).stamp.committed_len == 100
-    request = line.client.committed("a", [*long, 1])
-    assert line.peer.hears_nothing(Open)
-    assert line.client.collect([request], 60_000)  # returns at once
 
 
 def test_refused_for_good(make_line: Callable[[float], Line]) -> None:
