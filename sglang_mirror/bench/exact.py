@@ -22,17 +22,19 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = NO_TOP_K
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def parameters(self) -> dict[str, Any]:
-        chosen: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p}
+        chosen = {"temperature": self.temperature, "top_p": self.top_p, "min_p": self.min_p}
         return chosen if self.top_k == NO_TOP_K else {**chosen, "top_k": self.top_k}
 
 
 def law(logits: torch.Tensor, sampling: Sampling, *, jointly: bool = True) -> npt.NDArray[np.float64]:
     """Probabilities [N, V] of the next token from logits [N, V], as the plain server samples.
 
-    Both filters look at the probabilities as they came out of the softmax: a token stays if fewer than top_k
-    are more probable and if those have at most top_p together. With `jointly` False, top_p looks at what
+    All filters look at the probabilities as they came out of the softmax: a token stays if fewer than top_k
+    are more probable, if those have at most top_p together, and if its own is at least min_p of the largest.
+    With `jointly` False, top_p looks at what
     top_k left, renormalised, as SGLang's own verification does.
     """
     probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
@@ -41,7 +43,8 @@ def law(logits: torch.Tensor, sampling: Sampling, *, jointly: bool = True) -> np
     ordered = ordered.masked_fill(rank >= sampling.top_k, 0.0)
     whole = ordered / ordered.sum(-1, keepdim=True) if not jointly else ordered
     before = whole.cumsum(-1) - whole
-    ordered = ordered.masked_fill(before > sampling.top_p, 0.0)
+    too_small = ordered < sampling.min_p * probs.amax(-1, keepdim=True)
+    ordered = ordered.masked_fill((before > sampling.top_p) | too_small, 0.0)
     filtered = torch.zeros_like(probs).scatter(-1, order, ordered)
     law_: npt.NDArray[np.float64] = (filtered / filtered.sum(-1, keepdim=True)).numpy()
     return law_

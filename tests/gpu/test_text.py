@@ -76,9 +76,9 @@ class Served:
     ways: dict[str, Server]
 
 
-def flags_of(backend: str) -> tuple[str, ...]:
+def flags_of(backend: str, *, dtype: str = "bfloat16") -> tuple[str, ...]:
     return (
-        *("--dtype", "bfloat16", "--max-total-tokens", "16384", "--attention-backend", backend),
+        *("--dtype", dtype, "--max-total-tokens", "16384", "--attention-backend", backend),
         *("--sampling-backend", "pytorch", "--disable-prefill-cuda-graph", "--cuda-graph-max-bs-decode", "8"),
         *("--max-running-requests", "16", *SERVING),
     )
