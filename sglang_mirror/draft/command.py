@@ -83,7 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute a streaming draft's guesses in branches too, not only in windows that are waited for "
         "(default: not on a CPU, where each guess costs a row)",
     )
-    add("--prefill-rows", type=int, default=128, help="prompt tokens in one forward (default: %(default)s)")
+    add(
+        "--prefill-rows",
+        type=int,
+        default=128,
+        help="prompt tokens in one forward, at most; fewer where they take long (default: %(default)s)",
+    )
     add(
         "--spin-ms",
         type=float,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
 import pytest
 
 from sglang_mirror.core.roots import Candidates
+from sglang_mirror.draft.backends.base import Said, Segment
 from sglang_mirror.draft.backends.scripted import Faults, ScriptedBackend, hash_script
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import SESSION_TTL_S, TARGET_TTL_S
@@ -123,6 +127,28 @@ def test_a_long_prompt_stalls_nobody() -> None:
         playing.take(A)
     assert 30 < playing.settle() < 200
     assert "FreshWindow" in kinds(playing.take(A))
+
+
+class Laborious(ScriptedBackend):
+    """Each row takes 4 ms, as those of a 0.6B draft do on one CPU thread."""
+
+    longest_ms = 0.0
+
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+        took_ms = 4.0 * sum(len(segment.tokens) for segment in segments)
+        self.longest_ms = max(self.longest_ms, took_ms)
+        time.sleep(took_ms / 1000)
+        return super().forward(segments, num_candidates)
+
+
+def test_a_prompt_on_a_slow_device_does_not_silence_the_draft() -> None:
+    backend = Laborious(hash_script(VOCAB), vocab_size=VOCAB)
+    playing = Player(backend)
+    playing.greet(A, hello(gamma=2, roots="none"))
+    playing.say(A, opening(1, 200))
+    playing.settle()
+    assert kinds(playing.take(A)) == ["FreshWindow"]
+    assert backend.longest_ms <= 200.0
 
 
 def test_what_is_prepared_during_the_prompt_gives_the_first_window_a_head_start() -> None:
