@@ -72,7 +72,25 @@ class ForwardError(Exception):
 
     def __init__(self, reason: str, work: list[tuple[Target, Session]]) -> None:
         self.work = work
-        super().__init__(reason.strip().splitlines()[0] if reason.strip() else "no reason given")
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one forward did.
+
+    Attributes:
+        worked: the requests that it had rows of.
+        failed: those that there was no memory for, and what was said.
+    """
+
+    worked: list[tuple[Target, Session]]
+    failed: list[tuple[Target, Session, str]]
+
+
+def reason(error: Exception) -> str:
+    """The first line of what it says."""
+    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 class Scheduler:
@@ -91,11 +109,8 @@ class Scheduler:
         self._pace = Pace()
         self._forwards_since_prefill = limits.forwards_between_prefills
 
-    def step(self, targets: Collection[Target]) -> list[tuple[Target, Session]]:
+    def step(self, targets: Collection[Target]) -> Done:
         """Run one forward of what can be computed now.
-
-        Returns:
-            the requests that it had rows of; empty if there was nothing to compute.
 
         Raises:
             ForwardError: the model failed.
@@ -108,10 +123,11 @@ class Scheduler:
         work = [Work(each.target, each.session, *each.session.rows(each.tips)) for each in demands]
         room = self._room(targets, work)
         chunk = self._prefills(sessions, room, awaited=bool(waiting))
-        work += chunk
-        if work:
-            self._forward(work, whole_chunk=sum(len(each.segment.tokens) for each in chunk) == room)
-        return [(each.target, each.session) for each in work]
+        whole = sum(len(each.segment.tokens) for each in chunk) == room
+        fitting, failed = self._reserve([*work, *chunk])
+        if fitting:
+            self._forward(fitting, whole_chunk=whole and not failed)
+        return Done([(each.target, each.session) for each in fitting], failed)
 
     def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> Iterable[_Demand]:
         """Windows that a target waits for first, then the most valuable branches of every request."""
@@ -162,13 +178,24 @@ class Scheduler:
             work.append(Work(target, session, segment, session.prefill_targets()))
         return work
 
+    def _reserve(self, work: Iterable[Work]) -> tuple[list[Work], list[tuple[Target, Session, str]]]:
+        """Make room for every request's KV: what does not fit fails alone, and not within the forward."""
+        fitting, failed = [], []
+        for each in work:
+            try:
+                self._backend.reserve(each.segment)
+                fitting.append(each)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                failed.append((each.target, each.session, reason(error)))
+        return fitting, failed
+
     def _forward(self, work: Sequence[Work], *, whole_chunk: bool) -> None:
         num_candidates = max(each.target.settings.kappa for each in work) + 1
         start_s = time.monotonic()
         try:
             results = self._backend.forward([each.segment for each in work], num_candidates)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise ForwardError(str(error), [(each.target, each.session) for each in work]) from error
+            raise ForwardError(reason(error), [(each.target, each.session) for each in work]) from error
         end_s = time.monotonic()
         num_rows = sum(len(each.segment.tokens) for each in work)
         self._pace.took(num_rows, (end_s - start_s) * 1000, whole_chunk=whole_chunk)

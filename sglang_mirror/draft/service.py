@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
-from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler
+from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler, reason
 from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 SESSION_TTL_S = 600.0
 TARGET_TTL_S = 86400.0
 
-# So many failed forwards in a row, and the accelerator is lost: a fresh process may do better.
+# So many failures in a row, of forwards or where nothing else is held, and the accelerator is lost: a fresh
+# process may do better.
 MOST_FAILURES = 3
 
 Say = Callable[[bytes, Message], None]
@@ -74,7 +75,11 @@ class DraftService:
         self._failures = 0
 
     def handle(self, identity: bytes, message: FromTarget, now_s: float) -> None:
-        """Take in one message. Of a target that never said Hello, only Hello is answered."""
+        """Take in one message. Of a target that never said Hello, only Hello is answered.
+
+        Raises:
+            DraftError: the model's memory fails again and again.
+        """
         if isinstance(message, Hello):
             self._hello(identity, message, now_s)
             return
@@ -102,14 +107,16 @@ class DraftService:
             DraftError: the model fails again and again.
         """
         try:
-            worked = self._scheduler.step(self._targets.values())
+            done = self._scheduler.step(self._targets.values())
         except ForwardError as error:
             self._give_up(error)
             return True
-        for target, session in worked:
+        for target, session, why in done.failed:
+            self._no_memory(target, session.stamp, why)
+        for target, session in done.worked:
             self._failures = 0
             self._tell(target, session)
-        return bool(worked)
+        return bool(done.worked or done.failed)
 
     def beat(self, now_s: float) -> float:
         """Beat to the targets that are due, let go what is long unheard; when the next beat is due."""
@@ -130,11 +137,14 @@ class DraftService:
 
     def _give_up(self, error: ForwardError) -> None:
         """A forward failed: which request is to blame is unknown, and the KV of all of them is in doubt."""
-        self._failures += 1
-        if self._failures >= MOST_FAILURES:
-            raise DraftError(f"{self._backend.name}: {self._failures} forwards in a row failed: {error}")
+        self._count_failure(str(error))
         for target, session in error.work:
             self._fail(target, session.stamp, f"the draft's forward failed: {error}")
+
+    def _count_failure(self, why: str) -> None:
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            raise DraftError(f"{self._backend.name} failed {self._failures} times in a row: {why}")
 
     def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         reasons = objections(hello, self._backend, self._vocabulary)
@@ -172,12 +182,17 @@ class DraftService:
         if problem:
             self._fail(target, message.stamp, problem)
             return
+        try:
+            cache = self._backend.new_cache(len(message.tokens))
+        except RuntimeError as error:
+            self._no_memory(target, message.stamp, reason(error))
+            return
         target.sessions[message.stamp.request] = Session(
             message.stamp,
             message.tokens,
             awaited=message.window,
             settings=target.settings,
-            cache=self._backend.new_cache(),
+            cache=cache,
         )
 
     def _commit(self, target: Target, outcome: Outcome) -> None:
@@ -198,7 +213,11 @@ class DraftService:
         if problem:
             self._fail(target, stamp, problem)
             return
-        session.commit(outcome, target.settings)
+        try:
+            session.commit(outcome, target.settings)
+        except RuntimeError as error:
+            self._no_memory(target, stamp, reason(error))
+            return
         self._tell(target, session)
 
     def _signal(self, target: Target, message: Signal) -> None:
@@ -224,6 +243,12 @@ class DraftService:
         target.count(session.advance())
         for message in session.messages(target.work):
             self._say(target.identity, message)
+
+    def _no_memory(self, target: Target, stamp: Stamp, why: str) -> None:
+        """One request's KV does not fit; if nothing else is held, that is not for want of memory."""
+        self._fail(target, stamp, f"the draft cannot hold its KV: {why}")
+        if not any(each.sessions for each in self._targets.values()):
+            self._count_failure(why)
 
     def _fail(self, target: Target, stamp: Stamp, reason: str) -> None:
         logger.warning("request %d of %s: %s", stamp.request, target.name, reason)

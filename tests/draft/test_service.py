@@ -243,7 +243,7 @@ def test_a_failed_forward_costs_its_requests_only() -> None:
 def test_a_lost_accelerator_ends_the_process() -> None:
     playing = player(fail_after=1)
     playing.greet(A, hello())
-    with pytest.raises(DraftError, match="3 forwards in a row failed: the script fails here"):
+    with pytest.raises(DraftError, match="scripted failed 3 times in a row: the script fails here"):
         for number in range(4):
             playing.say(A, opening(number, 3))
             playing.settle()
