@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sglang_mirror.draft.launcher import BAD_SETTINGS
 from sglang_mirror.draft.parent import ParentWatch
-from sglang_mirror.errors import DraftError, MirrorError, SettingsError
+from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import endpoint_problems, remove_private
-from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
 
 if TYPE_CHECKING:
     from sglang_mirror.draft.scheduler import Limits
@@ -33,7 +34,6 @@ ROWS_AFTER_SIGNAL_ON_CPU = 4
 SPIN_MS_ON_GPU = 50.0
 
 FAILED = 1
-BAD_SETTINGS = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,18 +117,16 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop.
 
     Returns:
-        the exit status: 0 when told to stop, 2 if the settings cannot work, 1 if the draft failed later on.
+        the exit status: 0 when told to stop, 2 if the settings cannot work, 1 if another start may do better.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _leave)
-    parent, status = ParentWatch(args.parent_pid), BAD_SETTINGS
+    parent = ParentWatch(args.parent_pid)
     try:
-        server = _prepare(args, parent)
-        status = FAILED
-        server.run()
+        _prepare(args, parent).run()
     except MirrorError as error:
         sys.stderr.write(f"sglang-mirror draft: {error}\n")
-        return status
+        return BAD_SETTINGS if isinstance(error, SettingsError) else FAILED
     finally:
         if parent.gone():  # it made a private endpoint, and did not live to remove it
             remove_private(args.endpoint)
@@ -194,6 +192,8 @@ def _suited(asked: Any, device: str, on_cpu: Any, elsewhere: Any) -> Any:
 def _problems(args: argparse.Namespace) -> list[str]:
     """Every setting that cannot work, as far as that is known before the model is loaded."""
     problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    if "/" in args.model and is_missing(args.model):  # one word may be a name that the hub knows
+        problems.append(f"--model {args.model}: no such model folder")
     for option in ("rows", "rows_after_signal", "prefill_rows"):
         if (value := getattr(args, option)) is not None and value < 1:
             problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
@@ -210,6 +210,6 @@ def _stay_on(cpus: set[int], text: str) -> None:
     try:
         os.sched_setaffinity(0, cpus)
     except (OSError, AttributeError) as error:
-        raise DraftError(
-            f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"
+        raise SettingsError(
+            [f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"]
         ) from error
