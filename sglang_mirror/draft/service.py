@@ -33,8 +33,9 @@ from sglang_mirror.protocol.messages import (
 
 logger = logging.getLogger(__name__)
 
-# After so much silence a target's requests are let go, and their memory: it opens them again if it wants.
-# Much later the target itself is; one that lives misses its beats and says Hello.
+# A target that ends is found gone at its next beat. One whose host vanishes is not: after so much silence its
+# requests are let go, and their memory; it opens them again if it wants. Much later the target itself is; one
+# that lives misses its beats and says Hello.
 SESSION_TTL_S = 600.0
 TARGET_TTL_S = 86400.0
 
@@ -42,7 +43,7 @@ TARGET_TTL_S = 86400.0
 # process may do better.
 MOST_FAILURES = 3
 
-Say = Callable[[bytes, Message], None]
+Say = Callable[[bytes, Message], bool]
 
 
 class DraftService:
@@ -51,7 +52,7 @@ class DraftService:
     Args:
         backend: the model.
         vocabulary: fingerprint of its tokenizer.
-        say: sends a message to a target, without waiting.
+        say: sends a message to a target, without waiting; False if the target has gone.
         limits: rows in a forward.
         trace: where forwards are written down.
     """
@@ -126,12 +127,14 @@ class DraftService:
             if silent_s > SESSION_TTL_S and target.sessions:
                 logger.info("target %s has been silent for %.0f s: its requests go", target.name, silent_s)
                 target.sessions.clear()
-            if silent_s > TARGET_TTL_S:
+            there = silent_s <= TARGET_TTL_S
+            if there and now_s >= target.next_beat_s:
+                there = self._say(target.identity, Beat(len(target.sessions), target.work))
+                target.next_beat_s = now_s + target.beat_s
+            if not there:
+                logger.info("target %s has gone", target.name)
                 del self._targets[target.identity]
                 continue
-            if now_s >= target.next_beat_s:
-                self._say(target.identity, Beat(len(target.sessions), target.work))
-                target.next_beat_s = now_s + target.beat_s
             next_s = min(next_s, target.next_beat_s)
         return next_s
 

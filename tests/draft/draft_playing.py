@@ -60,12 +60,14 @@ class Player:
     backend: Backend
     limits: Limits | None = None
     heard: dict[bytes, list[Message]] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.service = DraftService(self.backend, VOCABULARY, self._hear, limits=self.limits)
 
-    def _hear(self, target: bytes, message: Message) -> None:
+    def _hear(self, target: bytes, message: Message) -> bool:
         self.heard.setdefault(target, []).append(message)
+        return target not in self.gone
 
     def say(self, target: bytes, message: Message) -> None:
         self.service.handle(target, message, 0.0)  # type: ignore[arg-type]

@@ -265,6 +265,19 @@ def test_beats_and_silence() -> None:
     assert playing.take(A) == []
 
 
+def test_a_target_that_has_gone_takes_its_requests_along() -> None:
+    playing = player()
+    playing.greet(A, hello(beat_ms=500))
+    playing.greet(B, hello(beat_ms=500))
+    playing.say(A, opening(1, 300))
+    playing.gone.add(A)
+    playing.service.beat(0.6)
+    assert playing.settle() == 0
+    playing.heard.clear()
+    playing.service.beat(1.2)
+    assert list(playing.heard) == [B]
+
+
 def test_busy_time_is_the_rollouts_alone() -> None:
     playing = player(delay_s=0.01)
     playing.greet(A, hello(gamma=2, roots="none"))

@@ -65,8 +65,24 @@ def test_a_restarted_draft_is_found_again(endpoint: str) -> None:
 
 
 def test_a_target_that_has_gone_is_no_error(endpoint: str) -> None:
+    beat = Beat(0, Work(0.0, 0, 0))
     with DraftChannel(endpoint) as draft:
-        draft.send(b"nobody", Beat(0, Work(0.0, 0, 0)))
+        assert not draft.send(b"nobody", beat)
+        with TargetChannel(endpoint) as target:
+            until(lambda: target.send(Close(())))
+            received = draft.receive(1000)
+            assert received is not None
+            assert draft.send(received[0], beat)
+        until(lambda: not draft.send(received[0], beat))
+
+
+def test_a_target_that_does_not_read_has_not_gone(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_mirror.protocol.channel.HIGH_WATER_MARK", 2)
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        until(lambda: target.send(Close(())))
+        received = draft.receive(1000)
+        assert received is not None
+        assert all(draft.send(received[0], Beat(0, Work(0.0, 0, 0))) for _ in range(20_000))
 
 
 def test_garbage_names_its_sender_and_spoils_nothing(endpoint: str) -> None:
