@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 # Where every row costs, few of them per forward; an H200 computes 128 rows of a 0.6B draft in 1.3 times the
 # time of 64 (docs/results.md).
 ROWS_ON_CPU, ROWS_ON_GPU = 64, 128
+# Beside a window that is waited for: there 64 rows take 1.1 times as long as one, and 192, a chunk and they
+# together, are one graph.
+ROWS_WHILE_AWAITED_ON_CPU, ROWS_WHILE_AWAITED_ON_GPU = 8, 64
+SHARED_PREFILL_ROWS_ON_CPU, SHARED_PREFILL_ROWS_ON_GPU = 64, 128
 # What follows the signal must be ready in less than half of the target's step, and on a CPU every row costs.
 ROWS_AFTER_SIGNAL_ON_CPU = 4
 # Several steps of a target. On a CPU the core that would spin may be the target's.
@@ -170,11 +174,14 @@ def limits(args: argparse.Namespace, device: str) -> Limits:
     """How much goes into a forward: what was asked for, else what suits the device."""
     from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415 - torch is heavy
 
+    shared = _suited(None, device, SHARED_PREFILL_ROWS_ON_CPU, SHARED_PREFILL_ROWS_ON_GPU)
     return Limits(
         rows=_suited(args.rows, device, ROWS_ON_CPU, ROWS_ON_GPU),
+        rows_while_awaited=_suited(None, device, ROWS_WHILE_AWAITED_ON_CPU, ROWS_WHILE_AWAITED_ON_GPU),
         rows_after_signal=_suited(args.rows_after_signal, device, ROWS_AFTER_SIGNAL_ON_CPU, None),
         streamed_branches=_suited(args.streamed_branches, device, False, True),
         prefill_rows=args.prefill_rows,
+        shared_prefill_rows=min(shared, args.prefill_rows),
     )
 
 
