@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_mirror.draft.launcher import BAD_SETTINGS
 from sglang_mirror.draft.parent import ParentWatch
 from sglang_mirror.errors import MirrorError, SettingsError
-from sglang_mirror.protocol.endpoint import endpoint_problems, remove_private
+from sglang_mirror.protocol.endpoint import DRAFT_KEY, endpoint_problems, remove_private
 from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
 
 if TYPE_CHECKING:
@@ -198,7 +198,13 @@ def _suited(asked: Any, device: str, on_cpu: Any, elsewhere: Any) -> Any:
 
 def _problems(args: argparse.Namespace) -> list[str]:
     """Every setting that cannot work, as far as that is known before the model is loaded."""
-    problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    problems = endpoint_problems(
+        args.endpoint,
+        side=DRAFT_KEY,
+        curve_dir=args.curve_dir,
+        insecure_tcp=args.insecure_tcp,
+        insecure_flag="--insecure-tcp",
+    )
     if "/" in args.model and is_missing(args.model):  # one word may be a name that the hub knows
         problems.append(f"--model {args.model}: no such model folder")
     for option in ("rows", "rows_after_signal", "prefill_rows"):

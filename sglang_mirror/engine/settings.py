@@ -12,7 +12,7 @@ from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import placing, probe
 from sglang_mirror.errors import MirrorError, SettingsError
-from sglang_mirror.protocol.endpoint import endpoint_problems
+from sglang_mirror.protocol.endpoint import TARGET_KEY, endpoint_problems
 from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
 
 ALGORITHM = "MIRROR"
@@ -184,7 +184,13 @@ def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
 def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
     if config.draft_endpoint is not None:
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
-        return endpoint_problems(config.draft_endpoint, curve_dir=curve_dir, insecure_tcp=config.insecure_tcp)
+        return endpoint_problems(
+            config.draft_endpoint,
+            side=TARGET_KEY,
+            curve_dir=curve_dir,
+            insecure_tcp=config.insecure_tcp,
+            insecure_flag="--mirror-insecure-tcp",
+        )
     model = args.speculative_draft_model_path or config.draft_model
     if not model:
         return ["--speculative-draft-model-path is missing: name the draft model, or --mirror-draft-endpoint"]
