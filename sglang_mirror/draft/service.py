@@ -150,7 +150,7 @@ class DraftService:
             raise DraftError(f"{self._backend.name} failed {self._failures} times in a row: {why}")
 
     def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
-        reasons = objections(hello, self._backend, self._vocabulary)
+        reasons = objections(hello, self._backend, self._vocabulary) or self._prepare(hello.kappa)
         if reasons:
             logger.warning("target %s refused: %s", hello.target, "; ".join(reasons))
             self._targets.pop(identity, None)
@@ -173,6 +173,14 @@ class DraftService:
         self._say(
             identity, Ready(VERSION, self._vocabulary, backend.name, os.getpid(), backend.device, max_len)
         )
+
+    def _prepare(self, kappa: int) -> list[str]:
+        """Before Ready, for it may take seconds. Why so many candidates cannot be had; empty if they can."""
+        try:
+            self._backend.prepare(kappa + 1)
+        except RuntimeError as error:
+            return [f"kappa: the target asks for {kappa}, which the draft cannot compute: {reason(error)}"]
+        return []
 
     def _open(self, target: Target, message: Open) -> None:
         held = target.sessions.get(message.stamp.request)

@@ -73,6 +73,13 @@ class Backend(Protocol):
     max_len: int
     vocab_size: int
 
+    def prepare(self, num_candidates: int) -> None:
+        """From now on so many candidates a row may be asked for: what that costs is paid now.
+
+        Raises:
+            RuntimeError: they cannot be had; as many as before can.
+        """
+
     def new_cache(self, num_tokens: int = 0) -> Cache:
         """An empty cache for one request, with room for so many; freed when the last reference goes.
 

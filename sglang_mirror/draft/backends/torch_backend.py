@@ -83,6 +83,9 @@ class TorchBackend:
             device=weight.device,
         )
 
+    def prepare(self, num_candidates: int) -> None:
+        """It computes eagerly, whatever is asked for."""
+
     def new_cache(self, num_tokens: int = 0) -> TensorCache:
         return TensorCache(self._shape, num_tokens)
 
