@@ -19,12 +19,12 @@ from sglang_mirror.protocol.messages import (
     Beat,
     Close,
     Commit,
+    Committed,
     Failed,
     FromTarget,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
@@ -93,8 +93,8 @@ class DraftService:
                 self._open(target, message)
             case Commit():
                 target.expect(message.least)
-                for outcome in message.outcomes:
-                    self._commit(target, outcome)
+                for committed in message.committed:
+                    self._commit(target, committed)
             case Signal():
                 self._signal(target, message)
             case Close():
@@ -206,8 +206,8 @@ class DraftService:
             cache=cache,
         )
 
-    def _commit(self, target: Target, outcome: Outcome) -> None:
-        stamp = outcome.stamp
+    def _commit(self, target: Target, committed: Committed) -> None:
+        stamp = committed.stamp
         session = target.sessions.get(stamp.request)
         if session is None or session.stamp.generation < stamp.generation:
             self._fail(target, stamp, "the draft does not hold this request; open it again")
@@ -215,17 +215,17 @@ class DraftService:
         held = session.stamp
         if held.generation > stamp.generation or held.committed_len >= stamp.committed_len:
             return
-        problem = self._text_problem(target, stamp.committed_len, outcome.tokens)
-        if held.committed_len + len(outcome.tokens) != stamp.committed_len:
+        problem = self._text_problem(target, stamp.committed_len, committed.tokens)
+        if held.committed_len + len(committed.tokens) != stamp.committed_len:
             problem = (
-                f"the draft holds {held.committed_len} tokens, {len(outcome.tokens)} more do not make "
+                f"the draft holds {held.committed_len} tokens, {len(committed.tokens)} more do not make "
                 f"{stamp.committed_len}; open it again"
             )
         if problem:
             self._fail(target, stamp, problem)
             return
         try:
-            session.commit(outcome, target.settings)
+            session.commit(committed, target.settings)
         except RuntimeError as error:
             self._no_memory(target, stamp, reason(error))
             return

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
-from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
@@ -27,6 +27,7 @@ from sglang_mirror.protocol.messages import (
     Branches,
     Close,
     Commit,
+    Committed,
     ExitCandidates,
     Failed,
     FreshWindow,
@@ -34,7 +35,6 @@ from sglang_mirror.protocol.messages import (
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
@@ -121,7 +121,7 @@ class DraftClient:
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    self._say([Outcome(request.stamp, tuple(tokens[known:]), window_len=0)])
+                    self._say([Committed(request.stamp, tuple(tokens[known:]), window_len=0)])
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -191,7 +191,7 @@ class DraftClient:
         with self._lock:
             self._send(Signal(tuple(candidates)))
 
-    def commit(self, steps: Sequence[tuple[Request, CoreOutcome, list[int]]]) -> list[Branch | None]:
+    def commit(self, steps: Sequence[tuple[Request, Outcome, list[int]]]) -> list[Branch | None]:
         """Commit each request's tokens, look its outcome up and tell the draft; the branches that hit.
 
         Args:
@@ -207,11 +207,11 @@ class DraftClient:
                 hits.append(branch)
                 if request.epoch == self._epoch:
                     window_len = len(branch.window) - 1 if branch else 0
-                    outcomes.append(Outcome(request.stamp, tuple(tokens), window_len))
+                    outcomes.append(Committed(request.stamp, tuple(tokens), window_len))
             self._say(outcomes)
             return hits
 
-    def _say(self, outcomes: Sequence[Outcome]) -> None:
+    def _say(self, outcomes: Sequence[Committed]) -> None:
         if outcomes:
             self._send(Commit(tuple(outcomes), self.least))
 

@@ -10,7 +10,7 @@ import pytest
 from sglang_mirror.draft.backends.base import Said, Segment
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, ScriptedCache, hash_script
 from sglang_mirror.errors import DraftError
-from sglang_mirror.protocol.messages import Branches, Commit, Failed, FreshWindow, Outcome, Stamp
+from sglang_mirror.protocol.messages import Branches, Commit, Committed, Failed, FreshWindow, Stamp
 from tests.draft.draft_playing import VOCAB, Player, commit, hello, kinds, opening
 
 A = b"a"
@@ -84,7 +84,7 @@ def test_a_commit_that_finds_no_memory() -> None:
     branches = [m.branches for m in said if isinstance(m, Branches) and m.stamp.request == 1]
     hit = branches[-1][-1]
     tokens = (*window.tokens[: hit.node], hit.token)
-    playing.say(A, Commit((Outcome(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
+    playing.say(A, Commit((Committed(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
     assert kinds(playing.take(A)) == ["Failed"]
     playing.say(A, commit(2, 8, 1))
     playing.settle()

@@ -20,12 +20,12 @@ from sglang_mirror.protocol.messages import (
     Beat,
     Branches,
     Commit,
+    Committed,
     Failed,
     FreshWindow,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Stamp,
@@ -112,9 +112,9 @@ def test_serves_and_ends_cleanly(start: Start, model: str, tmp_path: Path) -> No
                 break
         hit = branches[0]
         tokens = (*window.tokens[: hit.node], hit.token)
-        channel.send(Commit((Outcome(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
+        channel.send(Commit((Committed(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
         receive(channel, Branches)
-        channel.send(Commit((Outcome(Stamp(1, 0, 99), (1,), 3),)))
+        channel.send(Commit((Committed(Stamp(1, 0, 99), (1,), 3),)))
         while not isinstance(receive(channel, Branches, Failed), Failed):
             pass
         assert isinstance(receive(channel, Beat), Beat)

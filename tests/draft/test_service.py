@@ -145,7 +145,7 @@ def test_failed_with_the_reason() -> None:
         playing.say(A, opening(1, 3))
         playing.settle()
         playing.take(A)
-        if wrong.outcomes[0].stamp.committed_len == 3:
+        if wrong.committed[0].stamp.committed_len == 3:
             playing.say(A, wrong)  # stale: dropped without a word
             assert playing.take(A) == []
         else:

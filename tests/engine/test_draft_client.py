@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
@@ -71,7 +71,7 @@ def request_(line: Line) -> Request:
 
 def commit(line: Line, request: Request, node: int, *tokens: int) -> bool:
     """Whether the outcome hit."""
-    [found] = line.client.commit([(request, CoreOutcome(node, tokens[-1]), list(tokens))])
+    [found] = line.client.commit([(request, Outcome(node, tokens[-1]), list(tokens))])
     return found is not None
 
 
@@ -98,7 +98,7 @@ def test_prompt_then_first_token(line: Line) -> None:
     opened = line.peer.hear(Open)
     assert (opened.tokens, opened.window, opened.rid) == (tuple(PROMPT), False, "a")
     request = line.client.committed("a", [*PROMPT, 8])
-    [outcome] = line.peer.hear(Commit).outcomes
+    [outcome] = line.peer.hear(Commit).committed
     assert (outcome.tokens, outcome.window_len, outcome.stamp) == ((8,), 0, request.stamp)
     assert line.client.current("a", 4) is request
     assert line.client.current("a", 3) is None
@@ -123,7 +123,7 @@ def test_hit(line: Line, request_: Request) -> None:
     assert commit(line, request_, 1, 1, 9)
     assert request_.window is not None
     assert request_.window.tokens == (9, 3, 4)
-    [outcome] = line.peer.hear(Commit).outcomes
+    [outcome] = line.peer.hear(Commit).committed
     assert (outcome.tokens, outcome.window_len, outcome.stamp.committed_len) == ((1, 9), 2, 6)
 
 
@@ -132,7 +132,7 @@ def test_miss(line: Line, request_: Request) -> None:
     line.until(lambda: line.client.counters.branches == 1)
     assert not commit(line, request_, 1, 1, 10)
     assert request_.window is None
-    assert line.peer.hear(Commit).outcomes[0].window_len == 0
+    assert line.peer.hear(Commit).committed[0].window_len == 0
 
 
 def test_stale_branches_are_dropped(line: Line, request_: Request) -> None:
