@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_mirror.core.agreement import LEAST, Agreement
@@ -112,16 +113,14 @@ class Growth:
     def complete(self) -> bool:
         return not self.open
 
-    def expand(self, number: int, candidates: Candidates) -> None:
-        """The draft's next tokens after a node are known."""
-        node = self.nodes[number]
+    def expand(self, said: Mapping[int, Candidates]) -> None:
+        """The draft's next tokens after these nodes are known, by their numbers; all are open."""
         if self._shape.topk == 1:  # a chain's next token is its next node
-            self._go_on(node, number, candidates)
+            [(number, candidates)] = said.items()
+            self._go_on(self.nodes[number], number, candidates)
             return
-        self._expanded.add(number)
-        chances = child_chances(candidates, self._shape.topk, self._agreement)
-        for rank, (token, chance) in enumerate(chances):
-            self.nodes.append(Grown(token, number, (*node.path, rank), node.value + chance))
+        for number, candidates in said.items():
+            self._have_children(number, candidates)
         ranked = sorted(
             range(len(self.nodes)), key=lambda each: (-self.nodes[each].value, self.nodes[each].path)
         )
@@ -132,6 +131,13 @@ class Growth:
             for each in self.chosen
             if each not in self._expanded and self.nodes[each].depth < self._shape.depth
         ]
+
+    def _have_children(self, number: int, candidates: Candidates) -> None:
+        node = self.nodes[number]
+        self._expanded.add(number)
+        chances = child_chances(candidates, self._shape.topk, self._agreement)
+        for rank, (token, chance) in enumerate(chances):
+            self.nodes.append(Grown(token, number, (*node.path, rank), node.value + chance))
 
     def _go_on(self, node: Grown, number: int, candidates: Candidates) -> None:
         self.open = []

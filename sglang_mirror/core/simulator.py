@@ -75,7 +75,7 @@ def _draft_window(
         while number > 0:
             path.append(growth.nodes[number].token)
             number = growth.nodes[number].parent
-        growth.expand(growth.open[0], draft([*prefix, *reversed(path)]))
+        growth.expand({growth.open[0]: draft([*prefix, *reversed(path)])})
     return growth.window()
 
 

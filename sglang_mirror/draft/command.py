@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sglang_mirror.draft.launcher import BAD_SETTINGS
 from sglang_mirror.draft.parent import ParentWatch
-from sglang_mirror.errors import DraftError, MirrorError, SettingsError
-from sglang_mirror.protocol.endpoint import endpoint_problems, remove_private
-from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+from sglang_mirror.errors import MirrorError, SettingsError
+from sglang_mirror.protocol.endpoint import DRAFT_KEY, endpoint_problems, remove_private
+from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
 
 if TYPE_CHECKING:
     from sglang_mirror.draft.scheduler import Limits
@@ -27,13 +28,16 @@ logger = logging.getLogger(__name__)
 # Where every row costs, few of them per forward; an H200 computes 128 rows of a 0.6B draft in 1.3 times the
 # time of 64 (docs/results.md).
 ROWS_ON_CPU, ROWS_ON_GPU = 64, 128
+# Beside a window that is waited for: there 64 rows take 1.1 times as long as one, and 192, a chunk and they
+# together, are one graph.
+ROWS_WHILE_AWAITED_ON_CPU, ROWS_WHILE_AWAITED_ON_GPU = 8, 64
+SHARED_PREFILL_ROWS_ON_CPU, SHARED_PREFILL_ROWS_ON_GPU = 64, 128
 # What follows the signal must be ready in less than half of the target's step, and on a CPU every row costs.
 ROWS_AFTER_SIGNAL_ON_CPU = 4
 # Several steps of a target. On a CPU the core that would spin may be the target's.
 SPIN_MS_ON_GPU = 50.0
 
 FAILED = 1
-BAD_SETTINGS = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute a streaming draft's guesses in branches too, not only in windows that are waited for "
         "(default: not on a CPU, where each guess costs a row)",
     )
-    add("--prefill-rows", type=int, default=128, help="prompt tokens in one forward (default: %(default)s)")
+    add(
+        "--prefill-rows",
+        type=int,
+        default=128,
+        help="prompt tokens in one forward, at most; fewer where they take long (default: %(default)s)",
+    )
     add(
         "--spin-ms",
         type=float,
@@ -112,18 +121,16 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop.
 
     Returns:
-        the exit status: 0 when told to stop, 2 if the settings cannot work, 1 if the draft failed later on.
+        the exit status: 0 when told to stop, 2 if the settings cannot work, 1 if another start may do better.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s draft %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _leave)
-    parent, status = ParentWatch(args.parent_pid), BAD_SETTINGS
+    parent = ParentWatch(args.parent_pid)
     try:
-        server = _prepare(args, parent)
-        status = FAILED
-        server.run()
+        _prepare(args, parent).run()
     except MirrorError as error:
         sys.stderr.write(f"sglang-mirror draft: {error}\n")
-        return status
+        return BAD_SETTINGS if isinstance(error, SettingsError) else FAILED
     finally:
         if parent.gone():  # it made a private endpoint, and did not live to remove it
             remove_private(args.endpoint)
@@ -167,11 +174,14 @@ def limits(args: argparse.Namespace, device: str) -> Limits:
     """How much goes into a forward: what was asked for, else what suits the device."""
     from sglang_mirror.draft.scheduler import Limits  # noqa: PLC0415 - torch is heavy
 
+    shared = _suited(None, device, SHARED_PREFILL_ROWS_ON_CPU, SHARED_PREFILL_ROWS_ON_GPU)
     return Limits(
         rows=_suited(args.rows, device, ROWS_ON_CPU, ROWS_ON_GPU),
+        rows_while_awaited=_suited(None, device, ROWS_WHILE_AWAITED_ON_CPU, ROWS_WHILE_AWAITED_ON_GPU),
         rows_after_signal=_suited(args.rows_after_signal, device, ROWS_AFTER_SIGNAL_ON_CPU, None),
         streamed_branches=_suited(args.streamed_branches, device, False, True),
         prefill_rows=args.prefill_rows,
+        shared_prefill_rows=min(shared, args.prefill_rows),
     )
 
 
@@ -188,7 +198,15 @@ def _suited(asked: Any, device: str, on_cpu: Any, elsewhere: Any) -> Any:
 
 def _problems(args: argparse.Namespace) -> list[str]:
     """Every setting that cannot work, as far as that is known before the model is loaded."""
-    problems = endpoint_problems(args.endpoint, curve_dir=args.curve_dir, insecure_tcp=args.insecure_tcp)
+    problems = endpoint_problems(
+        args.endpoint,
+        side=DRAFT_KEY,
+        curve_dir=args.curve_dir,
+        insecure_tcp=args.insecure_tcp,
+        insecure_flag="--insecure-tcp",
+    )
+    if "/" in args.model and is_missing(args.model):  # one word may be a name that the hub knows
+        problems.append(f"--model {args.model}: no such model folder")
     for option in ("rows", "rows_after_signal", "prefill_rows"):
         if (value := getattr(args, option)) is not None and value < 1:
             problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
@@ -205,6 +223,6 @@ def _stay_on(cpus: set[int], text: str) -> None:
     try:
         os.sched_setaffinity(0, cpus)
     except (OSError, AttributeError) as error:
-        raise DraftError(
-            f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"
+        raise SettingsError(
+            [f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"]
         ) from error

@@ -61,20 +61,20 @@ class Growing:
         """Take in what has been computed since; whether it is complete."""
         growth, known = self._growth, self._known
         told = False
-        while ready := [number for number in growth.open if known[number].candidates is not None]:
-            node = known[ready[0]]
-            assert node.candidates is not None
-            growth.expand(ready[0], node.candidates)
-            self._know(node)
+        while said := {
+            number: found for number in growth.open if (found := known[number].candidates) is not None
+        }:
+            growth.expand(said)
+            self._know()
             told = True
         self.forwards += told  # also by one that said no more than that the window had better end
         if growth.open and all(self._can_be_guessed(number) for number in growth.open):
             self._guess_the_rest()
         return growth.complete
 
-    def _know(self, node: Node) -> None:
+    def _know(self) -> None:
         for found in self._growth.nodes[len(self._known) :]:
-            self._known.append(node.child(found.token))
+            self._known.append(self._known[found.parent].child(found.token))
             self._known[-1].streamed = self._streamed
 
     def _can_be_guessed(self, number: int) -> bool:
@@ -89,11 +89,11 @@ class Growing:
             assert parent is not None
             said[number] = parent.ahead
         while self._growth.open:
-            number = self._growth.open[0]
-            ahead, first = said[number], len(self._known)
-            self._growth.expand(number, ahead[0])
-            self._know(self._known[number])
-            said.update((child, ahead[1:]) for child in range(first, len(self._known)))
+            first = len(self._known)
+            self._growth.expand({number: said[number][0] for number in self._growth.open})
+            self._know()
+            for child in range(first, len(self._known)):
+                said[child] = said[self._growth.nodes[child].parent][1:]
 
     def tips(self) -> list[Node]:
         """The nodes to compute next, the most valuable first, each with the tokens guessed behind it."""

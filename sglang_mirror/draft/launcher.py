@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ LONGEST_PAUSE_S = 30.0
 # A process that has lived so long before it ended has earned a quick restart.
 HEALTHY_AFTER_S = 30.0
 WORDS_KEPT = 20
+LISTED = "  - "  # as each reason of a `SettingsError` begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class DraftProcess:
     """One draft process, started again when it ends. Not thread-safe: one thread owns it.
 
     The process watches this one and ends with it, however this one ends.
+
+    Attributes:
+        num_failures: short lives in a row.
     """
 
     def __init__(self, command: DraftCommand) -> None:
@@ -79,7 +84,7 @@ class DraftProcess:
         self._words: collections.deque[str] = collections.deque(maxlen=WORDS_KEPT)
         self._started_s = 0.0
         self._due_s: float | None = None
-        self._num_failures = 0
+        self.num_failures = 0
 
     @property
     def pid(self) -> int | None:
@@ -118,8 +123,12 @@ class DraftProcess:
         return self._process is not None and self._process.poll() == BAD_SETTINGS
 
     def last_words(self) -> str:
-        """The last line it wrote, which is the reason when it gave up."""
-        return self._words[-1] if self._words else ""
+        """The last line it wrote, or the list that ends there: the reason when it gave up."""
+        words = list(self._words)
+        listed = list(itertools.takewhile(lambda line: line.startswith(LISTED), reversed(words)))
+        if listed:
+            return "; ".join(line.removeprefix(LISTED) for line in reversed(listed))
+        return words[-1] if words else ""
 
     def is_due(self, now_s: float) -> bool:
         """Whether it has ended and its pause is over; the pause doubles with each short life."""
@@ -127,8 +136,8 @@ class DraftProcess:
             return False
         if self._due_s is None:
             lived_long = now_s - self._started_s > HEALTHY_AFTER_S
-            self._num_failures = 1 if lived_long else self._num_failures + 1
-            self._due_s = now_s + restart_pause_s(self._num_failures)
+            self.num_failures = 1 if lived_long else self.num_failures + 1
+            self._due_s = now_s + restart_pause_s(self.num_failures)
         return now_s >= self._due_s
 
     def stop(self, timeout_s: float) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from sglang_mirror.draft.backends.base import Backend, Segment
+from sglang_mirror.draft.pace import Pace
 from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
@@ -27,7 +28,7 @@ class Limits:
         streamed_branches: whether a streaming draft's guesses are computed along in branches too, not only in
             a window. Right or wrong, each is a row, and where rows cost time the forwards that they save cost
             less.
-        prefill_rows: prompt tokens, while there is nothing else to compute.
+        prefill_rows: prompt tokens, while there is nothing else to compute; fewer where rows take long.
         shared_prefill_rows: prompt tokens, in a forward with rollouts.
         forwards_between_prefills: while a target waits for a window, forwards without prompt tokens after
             one that had some: no window is delayed by more than one chunk.
@@ -40,6 +41,11 @@ class Limits:
     prefill_rows: int = 128
     shared_prefill_rows: int = 64
     forwards_between_prefills: int = 8
+
+
+# A forward with prompt tokens takes no longer than so many beats of any target: how long one bears silence it
+# does not say, but by default it is ten.
+MOST_BEATS = 2
 
 
 @dataclass(slots=True)
@@ -66,7 +72,25 @@ class ForwardError(Exception):
 
     def __init__(self, reason: str, work: list[tuple[Target, Session]]) -> None:
         self.work = work
-        super().__init__(reason.strip().splitlines()[0] if reason.strip() else "no reason given")
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one forward did.
+
+    Attributes:
+        worked: the requests that it had rows of.
+        failed: those that there was no memory for, and what was said.
+    """
+
+    worked: list[tuple[Target, Session]]
+    failed: list[tuple[Target, Session, str]]
+
+
+def reason(error: Exception) -> str:
+    """The first line of what it says."""
+    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 class Scheduler:
@@ -82,13 +106,11 @@ class Scheduler:
         self._backend = backend
         self._limits = limits
         self._trace = trace
+        self._pace = Pace()
         self._forwards_since_prefill = limits.forwards_between_prefills
 
-    def step(self, targets: Iterable[Target]) -> list[tuple[Target, Session]]:
+    def step(self, targets: Collection[Target]) -> Done:
         """Run one forward of what can be computed now.
-
-        Returns:
-            the requests that it had rows of; empty if there was nothing to compute.
 
         Raises:
             ForwardError: the model failed.
@@ -99,10 +121,13 @@ class Scheduler:
         }
         demands = self._rollouts(sessions, waiting)
         work = [Work(each.target, each.session, *each.session.rows(each.tips)) for each in demands]
-        work += self._prefills(sessions, rolling=bool(work), awaited=bool(waiting))
-        if work:
-            self._forward(work)
-        return [(each.target, each.session) for each in work]
+        room = self._room(targets, work)
+        chunk = self._prefills(sessions, room, awaited=bool(waiting))
+        whole = sum(len(each.segment.tokens) for each in chunk) == room
+        fitting, failed = self._reserve([*work, *chunk])
+        if fitting:
+            self._forward(fitting, whole_chunk=whole and not failed)
+        return Done([(each.target, each.session) for each in fitting], failed)
 
     def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> Iterable[_Demand]:
         """Windows that a target waits for first, then the most valuable branches of every request."""
@@ -124,19 +149,25 @@ class Scheduler:
             demands.setdefault(order, _Demand(*sessions[order])).tips.append(tip)
         return demands.values()
 
+    def _room(self, targets: Iterable[Target], rollouts: Sequence[Work]) -> int:
+        """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it."""
+        limits = self._limits
+        limit_ms = min((MOST_BEATS * target.beat_s * 1000 for target in targets), default=0.0)
+        rows = self._pace.rows(limit_ms=limit_ms, beside=sum(len(each.segment.tokens) for each in rollouts))
+        return min(rows, limits.shared_prefill_rows if rollouts else limits.prefill_rows)
+
     def _prefills(
-        self, sessions: Sequence[tuple[Target, Session]], *, rolling: bool, awaited: bool
+        self, sessions: Sequence[tuple[Target, Session]], room: int, *, awaited: bool
     ) -> list[Work]:
-        """Prompt tokens, as many as do not hold up the rollouts of this forward."""
+        """Prompt tokens, `room` of them if there are so many."""
         prompts = [entry for entry in sessions if entry[1].num_prefill]
         self._forwards_since_prefill += 1
         if not prompts:
             return []
-        limits = self._limits
-        if awaited and self._forwards_since_prefill <= limits.forwards_between_prefills:
+        if awaited and self._forwards_since_prefill <= self._limits.forwards_between_prefills:
             return []
         self._forwards_since_prefill = 0
-        work, room = [], limits.shared_prefill_rows if rolling else limits.prefill_rows
+        work = []
         # The shortest first: it is soon out of the way, and the long one loses little.
         for target, session in sorted(prompts, key=lambda entry: entry[1].num_prefill):
             count = min(session.num_prefill, room)
@@ -147,15 +178,27 @@ class Scheduler:
             work.append(Work(target, session, segment, session.prefill_targets()))
         return work
 
-    def _forward(self, work: Sequence[Work]) -> None:
+    def _reserve(self, work: Iterable[Work]) -> tuple[list[Work], list[tuple[Target, Session, str]]]:
+        """Make room for every request's KV: what does not fit fails alone, and not within the forward."""
+        fitting, failed = [], []
+        for each in work:
+            try:
+                self._backend.reserve(each.segment)
+                fitting.append(each)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                failed.append((each.target, each.session, reason(error)))
+        return fitting, failed
+
+    def _forward(self, work: Sequence[Work], *, whole_chunk: bool) -> None:
         num_candidates = max(each.target.settings.kappa for each in work) + 1
         start_s = time.monotonic()
         try:
             results = self._backend.forward([each.segment for each in work], num_candidates)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise ForwardError(str(error), [(each.target, each.session) for each in work]) from error
+            raise ForwardError(reason(error), [(each.target, each.session) for each in work]) from error
         end_s = time.monotonic()
         num_rows = sum(len(each.segment.tokens) for each in work)
+        self._pace.took(num_rows, (end_s - start_s) * 1000, whole_chunk=whole_chunk)
         num_prompt_rows = 0
         for each, said in zip(work, results, strict=True):
             prompt_rows = each.session.num_prompt_rows(each.segment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import math
@@ -19,7 +20,7 @@ from sglang_mirror.draft.parent import ParentWatch
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import DraftService
 from sglang_mirror.draft.trace import Trace
-from sglang_mirror.errors import DraftError, ProtocolError
+from sglang_mirror.errors import DraftError, ProtocolError, SettingsError
 from sglang_mirror.protocol.channel import DraftChannel
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     """Bind the draft's socket.
 
     Raises:
-        DraftError: it cannot be bound.
+        SettingsError: it cannot be bound.
+        DraftError: another process has it.
     """
     if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
         raise DraftError(f"--endpoint {endpoint}: another process serves it; name a path that is free")
@@ -46,9 +48,10 @@ def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     try:
         return DraftChannel(endpoint, curve_dir=curve_dir)
     except (zmq.ZMQError, OSError) as error:
-        raise DraftError(
-            f"--endpoint {endpoint}: cannot be bound ({error}); name a path or port that is free"
-        ) from error
+        said = f"--endpoint {endpoint}: cannot be bound ({error}); name a path or port that is free"
+        if error.errno == errno.EADDRINUSE:
+            raise DraftError(said) from error
+        raise SettingsError([said]) from error
     finally:
         os.umask(mask)
 

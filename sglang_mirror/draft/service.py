@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
-from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler
+from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler, reason
 from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
@@ -19,12 +19,12 @@ from sglang_mirror.protocol.messages import (
     Beat,
     Close,
     Commit,
+    Committed,
     Failed,
     FromTarget,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
@@ -33,15 +33,17 @@ from sglang_mirror.protocol.messages import (
 
 logger = logging.getLogger(__name__)
 
-# After so much silence a target's requests are let go, and their memory: it opens them again if it wants.
-# Much later the target itself is; one that lives misses its beats and says Hello.
+# A target that ends is found gone at its next beat. One whose host vanishes is not: after so much silence its
+# requests are let go, and their memory; it opens them again if it wants. Much later the target itself is; one
+# that lives misses its beats and says Hello.
 SESSION_TTL_S = 600.0
 TARGET_TTL_S = 86400.0
 
-# So many failed forwards in a row, and the accelerator is lost: a fresh process may do better.
+# So many failures in a row, of forwards or where nothing else is held, and the accelerator is lost: a fresh
+# process may do better.
 MOST_FAILURES = 3
 
-Say = Callable[[bytes, Message], None]
+Say = Callable[[bytes, Message], bool]
 
 
 class DraftService:
@@ -50,7 +52,7 @@ class DraftService:
     Args:
         backend: the model.
         vocabulary: fingerprint of its tokenizer.
-        say: sends a message to a target, without waiting.
+        say: sends a message to a target, without waiting; False if the target has gone.
         limits: rows in a forward.
         trace: where forwards are written down.
     """
@@ -74,7 +76,11 @@ class DraftService:
         self._failures = 0
 
     def handle(self, identity: bytes, message: FromTarget, now_s: float) -> None:
-        """Take in one message. Of a target that never said Hello, only Hello is answered."""
+        """Take in one message. Of a target that never said Hello, only Hello is answered.
+
+        Raises:
+            DraftError: the model's memory fails again and again.
+        """
         if isinstance(message, Hello):
             self._hello(identity, message, now_s)
             return
@@ -87,8 +93,8 @@ class DraftService:
                 self._open(target, message)
             case Commit():
                 target.expect(message.least)
-                for outcome in message.outcomes:
-                    self._commit(target, outcome)
+                for committed in message.committed:
+                    self._commit(target, committed)
             case Signal():
                 self._signal(target, message)
             case Close():
@@ -102,14 +108,16 @@ class DraftService:
             DraftError: the model fails again and again.
         """
         try:
-            worked = self._scheduler.step(self._targets.values())
+            done = self._scheduler.step(self._targets.values())
         except ForwardError as error:
             self._give_up(error)
             return True
-        for target, session in worked:
+        for target, session, why in done.failed:
+            self._no_memory(target, session.stamp, why)
+        for target, session in done.worked:
             self._failures = 0
             self._tell(target, session)
-        return bool(worked)
+        return bool(done.worked or done.failed)
 
     def beat(self, now_s: float) -> float:
         """Beat to the targets that are due, let go what is long unheard; when the next beat is due."""
@@ -119,25 +127,30 @@ class DraftService:
             if silent_s > SESSION_TTL_S and target.sessions:
                 logger.info("target %s has been silent for %.0f s: its requests go", target.name, silent_s)
                 target.sessions.clear()
-            if silent_s > TARGET_TTL_S:
+            there = silent_s <= TARGET_TTL_S
+            if there and now_s >= target.next_beat_s:
+                there = self._say(target.identity, Beat(len(target.sessions), target.work))
+                target.next_beat_s = now_s + target.beat_s
+            if not there:
+                logger.info("target %s has gone", target.name)
                 del self._targets[target.identity]
                 continue
-            if now_s >= target.next_beat_s:
-                self._say(target.identity, Beat(len(target.sessions), target.work))
-                target.next_beat_s = now_s + target.beat_s
             next_s = min(next_s, target.next_beat_s)
         return next_s
 
     def _give_up(self, error: ForwardError) -> None:
         """A forward failed: which request is to blame is unknown, and the KV of all of them is in doubt."""
-        self._failures += 1
-        if self._failures >= MOST_FAILURES:
-            raise DraftError(f"{self._backend.name}: {self._failures} forwards in a row failed: {error}")
+        self._count_failure(str(error))
         for target, session in error.work:
             self._fail(target, session.stamp, f"the draft's forward failed: {error}")
 
+    def _count_failure(self, why: str) -> None:
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            raise DraftError(f"{self._backend.name} failed {self._failures} times in a row: {why}")
+
     def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
-        reasons = objections(hello, self._backend, self._vocabulary)
+        reasons = objections(hello, self._backend, self._vocabulary) or self._prepare(hello.kappa)
         if reasons:
             logger.warning("target %s refused: %s", hello.target, "; ".join(reasons))
             self._targets.pop(identity, None)
@@ -161,6 +174,14 @@ class DraftService:
             identity, Ready(VERSION, self._vocabulary, backend.name, os.getpid(), backend.device, max_len)
         )
 
+    def _prepare(self, kappa: int) -> list[str]:
+        """Before Ready, for it may take seconds. Why so many candidates cannot be had; empty if they can."""
+        try:
+            self._backend.prepare(kappa + 1)
+        except RuntimeError as error:
+            return [f"kappa: the target asks for {kappa}, which the draft cannot compute: {reason(error)}"]
+        return []
+
     def _open(self, target: Target, message: Open) -> None:
         held = target.sessions.get(message.stamp.request)
         if held is not None and held.stamp.generation > message.stamp.generation:
@@ -172,16 +193,21 @@ class DraftService:
         if problem:
             self._fail(target, message.stamp, problem)
             return
+        try:
+            cache = self._backend.new_cache(len(message.tokens))
+        except RuntimeError as error:
+            self._no_memory(target, message.stamp, reason(error))
+            return
         target.sessions[message.stamp.request] = Session(
             message.stamp,
             message.tokens,
             awaited=message.window,
             settings=target.settings,
-            cache=self._backend.new_cache(),
+            cache=cache,
         )
 
-    def _commit(self, target: Target, outcome: Outcome) -> None:
-        stamp = outcome.stamp
+    def _commit(self, target: Target, committed: Committed) -> None:
+        stamp = committed.stamp
         session = target.sessions.get(stamp.request)
         if session is None or session.stamp.generation < stamp.generation:
             self._fail(target, stamp, "the draft does not hold this request; open it again")
@@ -189,16 +215,20 @@ class DraftService:
         held = session.stamp
         if held.generation > stamp.generation or held.committed_len >= stamp.committed_len:
             return
-        problem = self._text_problem(target, stamp.committed_len, outcome.tokens)
-        if held.committed_len + len(outcome.tokens) != stamp.committed_len:
+        problem = self._text_problem(target, stamp.committed_len, committed.tokens)
+        if held.committed_len + len(committed.tokens) != stamp.committed_len:
             problem = (
-                f"the draft holds {held.committed_len} tokens, {len(outcome.tokens)} more do not make "
+                f"the draft holds {held.committed_len} tokens, {len(committed.tokens)} more do not make "
                 f"{stamp.committed_len}; open it again"
             )
         if problem:
             self._fail(target, stamp, problem)
             return
-        session.commit(outcome, target.settings)
+        try:
+            session.commit(committed, target.settings)
+        except RuntimeError as error:
+            self._no_memory(target, stamp, reason(error))
+            return
         self._tell(target, session)
 
     def _signal(self, target: Target, message: Signal) -> None:
@@ -224,6 +254,12 @@ class DraftService:
         target.count(session.advance())
         for message in session.messages(target.work):
             self._say(target.identity, message)
+
+    def _no_memory(self, target: Target, stamp: Stamp, why: str) -> None:
+        """One request's KV does not fit; if nothing else is held, that is not for want of memory."""
+        self._fail(target, stamp, f"the draft cannot hold its KV: {why}")
+        if not any(each.sessions for each in self._targets.values()):
+            self._count_failure(why)
 
     def _fail(self, target: Target, stamp: Stamp, reason: str) -> None:
         logger.warning("request %d of %s: %s", stamp.request, target.name, reason)

@@ -12,10 +12,10 @@ from sglang_mirror.draft.rollout import Agreements, Rollout, RolloutSettings
 from sglang_mirror.draft.tree import Node, TokenTree
 from sglang_mirror.protocol.messages import (
     Branches,
+    Committed,
     ExitCandidates,
     FreshWindow,
     Message,
-    Outcome,
     Stamp,
     Work,
 )
@@ -75,16 +75,16 @@ class Session:
         pending = self._tree.num_pending
         return pending if pending > SHORT_TEXT else 0
 
-    def commit(self, outcome: Outcome, settings: RolloutSettings) -> None:
+    def commit(self, committed: Committed, settings: RolloutSettings) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
         self._settings = settings
-        self._rollout.learn(outcome.tokens)
-        hit = self._rollout.standing(outcome.tokens, outcome.window_len) if outcome.window_len else None
-        move = self._tree.commit(outcome.tokens)
+        self._rollout.learn(committed.tokens)
+        hit = self._rollout.standing(committed.tokens, committed.window_len) if committed.window_len else None
+        move = self._tree.commit(committed.tokens)
         if move is not None:
             self.cache.move(move.slots, move.start)
-        self.stamp = outcome.stamp
-        self.awaited = not outcome.window_len
+        self.stamp = committed.stamp
+        self.awaited = not committed.window_len
         self._quiet = False
         self._rollout = self._roll_out(
             hit or Growing(self._tree.root, self._settings.shape, self._agreements.draft)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
-from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import MAX_FAILURES, Request, Requests
@@ -26,6 +26,7 @@ from sglang_mirror.protocol.messages import (
     Branches,
     Close,
     Commit,
+    Committed,
     ExitCandidates,
     Failed,
     FreshWindow,
@@ -33,7 +34,6 @@ from sglang_mirror.protocol.messages import (
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
@@ -117,7 +117,7 @@ class DraftClient:
             if request.epoch == self._epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    self._say([Outcome(request.stamp, tuple(tokens[known:]), window_len=0)])
+                    self._say([Committed(request.stamp, tuple(tokens[known:]), window_len=0)])
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -188,7 +188,7 @@ class DraftClient:
         with self._lock:
             self._send(Signal(tuple(candidates)))
 
-    def commit(self, steps: Sequence[tuple[Request, CoreOutcome, list[int]]]) -> list[Branch | None]:
+    def commit(self, steps: Sequence[tuple[Request, Outcome, list[int]]]) -> list[Branch | None]:
         """Commit each request's tokens, look its outcome up and tell the draft; the branches that hit.
 
         Args:
@@ -196,7 +196,7 @@ class DraftClient:
         """
         with self._lock:
             self._pump()
-            hits, outcomes = [], []
+            hits, said = [], []
             for request, outcome, tokens in steps:
                 branch = request.table.look_up(outcome)
                 request.advance(tokens)
@@ -204,13 +204,13 @@ class DraftClient:
                 hits.append(branch)
                 if request.epoch == self._epoch:
                     window_len = len(branch.window) - 1 if branch else 0
-                    outcomes.append(Outcome(request.stamp, tuple(tokens), window_len))
-            self._say(outcomes)
+                    said.append(Committed(request.stamp, tuple(tokens), window_len))
+            self._say(said)
             return hits
 
-    def _say(self, outcomes: Sequence[Outcome]) -> None:
-        if outcomes:
-            self._send(Commit(tuple(outcomes), self.least))
+    def _say(self, committed: Sequence[Committed]) -> None:
+        if committed:
+            self._send(Commit(tuple(committed), self.least))
 
     def _send(self, message: Message) -> None:
         if self.peer is Peer.READY and not self._channel.send(message):

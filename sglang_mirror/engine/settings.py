@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import placing, probe
 from sglang_mirror.errors import MirrorError, SettingsError
-from sglang_mirror.protocol.endpoint import endpoint_problems
-from sglang_mirror.protocol.vocabulary import vocabulary_fingerprint
+from sglang_mirror.protocol.endpoint import TARGET_KEY, endpoint_problems
+from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
 
 ALGORITHM = "MIRROR"
 DEFAULT_GAMMA = 5
 # SGLang's own default for its built-in drafts: verification reserves room for every running request.
 DEFAULT_MAX_RUNNING_REQUESTS = 48
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 # (field of SGLang's settings, value it has when off, what to say)
 REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -194,15 +192,20 @@ def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
 def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
     if config.draft_endpoint is not None:
         curve_dir = Path(config.curve_dir) if config.curve_dir else None
-        return endpoint_problems(config.draft_endpoint, curve_dir=curve_dir, insecure_tcp=config.insecure_tcp)
+        return endpoint_problems(
+            config.draft_endpoint,
+            side=TARGET_KEY,
+            curve_dir=curve_dir,
+            insecure_tcp=config.insecure_tcp,
+            insecure_flag="--mirror-insecure-tcp",
+        )
     model = args.speculative_draft_model_path or config.draft_model
     if not model:
         return ["--speculative-draft-model-path is missing: name the draft model, or --mirror-draft-endpoint"]
-    if not Path(model).is_dir():
-        if HUB_NAME.fullmatch(model) and not Path(model).parent.is_dir():
-            return []  # a hub name: the draft process looks it up
+    if is_missing(model):
         return [f"--speculative-draft-model-path {model!r}: no such model folder"]
-    return _vocabulary_problems(args.model_path, model)
+    # A hub name the draft process looks up.
+    return _vocabulary_problems(args.model_path, model) if Path(model).is_dir() else []
 
 
 def _vocabulary_problems(target: str, draft: str) -> list[str]:

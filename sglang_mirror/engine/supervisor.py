@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # A draft that runs already answers at once; one that we start has a model to load first.
 REMOTE_START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 3.0
+# A server whose draft has ended so often before it served once is refused. One that serves goes on trying.
+MOST_EARLY_ENDS = 3
 
 
 class DraftSupervisor:
@@ -83,7 +85,7 @@ class DraftSupervisor:
         remote = self._config.draft_endpoint is not None
         deadline = time.monotonic() + (REMOTE_START_TIMEOUT_S if remote else self._config.start_timeout_s)
         while time.monotonic() < deadline and self.client.peer is not Peer.READY:
-            if reason := self._failure or self.client.refusal:
+            if reason := self._failure or self.client.refusal or self._stillborn():
                 self.stop()
                 raise DraftError(f"mirror cannot start: {reason}")
             time.sleep(0.02)
@@ -91,6 +93,12 @@ class DraftSupervisor:
             logger.warning(
                 "mirror: no draft is reachable at %s; serving plainly until one answers", self.endpoint
             )
+
+    def _stillborn(self) -> str:
+        """Why our draft ends again and again before it has served once; empty if it does not."""
+        process = self._process
+        ends = process is not None and process.num_failures >= MOST_EARLY_ENDS
+        return process.last_words() if ends and process is not None else ""
 
     def stop(self) -> None:
         """End the thread, the process and the line. Safe to call again."""

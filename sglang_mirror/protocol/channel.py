@@ -125,6 +125,7 @@ class DraftChannel(_Channel):
     def __init__(self, endpoint: str, *, curve_dir: Path | None = None) -> None:
         super().__init__(zmq.ROUTER)
         self._codec = draft_codec()
+        self._socket.router_mandatory = True  # it says when a target has gone
         self._authenticator: ThreadAuthenticator | None = None
         if curve_dir is not None:
             self._authenticator = ThreadAuthenticator(self._context)
@@ -139,9 +140,17 @@ class DraftChannel(_Channel):
             self._authenticator.stop()
         super().close()
 
-    def send(self, target: bytes, message: Message) -> None:
-        """Send to one target; dropped if it has gone or does not read."""
-        self._socket.send_multipart((target, self._codec.encode(message)), zmq.NOBLOCK)
+    def send(self, target: bytes, message: Message) -> bool:
+        """Send to one target; dropped if it does not read. False if it has gone."""
+        try:
+            self._socket.send_multipart((target, self._codec.encode(message)), zmq.NOBLOCK)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
 
     def receive(self, timeout_ms: int = 0) -> tuple[bytes, FromTarget] | None:
         """The next message and the target that sent it, or None after `timeout_ms` milliseconds.

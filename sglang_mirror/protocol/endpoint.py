@@ -17,13 +17,22 @@ TARGET_KEY = "target"
 _PRIVATE = "sglang-mirror-"
 
 
-def endpoint_problems(endpoint: str, *, curve_dir: Path | None, insecure_tcp: bool) -> list[str]:
+def endpoint_problems(
+    endpoint: str, *, side: str, curve_dir: Path | None, insecure_tcp: bool, insecure_flag: str
+) -> list[str]:
     """Every reason why `endpoint` cannot be used with these keys; empty if it can.
 
     `ipc://` is guarded by file permissions. `tcp://` needs CURVE keys, or the word that it may do without.
+
+    Args:
+        endpoint: of the draft.
+        side: whose end is ours, DRAFT_KEY or TARGET_KEY.
+        curve_dir: folder of the keys.
+        insecure_tcp: whether that word was said.
+        insecure_flag: how it is said on this side.
     """
     if endpoint.startswith("ipc://"):
-        return [] if endpoint.removeprefix("ipc://") else ["draft endpoint 'ipc://' names no path"]
+        return _path_problems(endpoint)
     if not endpoint.startswith("tcp://"):
         return [f"draft endpoint {endpoint!r}: give ipc://PATH or tcp://HOST:PORT"]
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
@@ -33,13 +42,30 @@ def endpoint_problems(endpoint: str, *, curve_dir: Path | None, insecure_tcp: bo
     if curve_dir is None and not insecure_tcp:
         problems.append(
             f"draft endpoint {endpoint!r}: tcp:// is open to everyone on the network; give the folder of "
-            "CURVE keys (`sglang-mirror keys FOLDER` makes one), or say --mirror-insecure-tcp"
+            f"CURVE keys (`sglang-mirror keys FOLDER` makes one), or say {insecure_flag}"
         )
     if curve_dir is not None:
         problems += [
-            f"CURVE key file {path} is missing" for path in _key_files(curve_dir) if not path.exists()
+            f"CURVE key file {path} is missing; `sglang-mirror keys FOLDER` makes all of them"
+            for path in _files_read(curve_dir, side)
+            if not path.exists()
         ]
     return problems
+
+
+def _path_problems(endpoint: str) -> list[str]:
+    path = endpoint.removeprefix("ipc://")
+    if not path:
+        return ["draft endpoint 'ipc://' names no path"]
+    if path.startswith("@"):
+        return [f"draft endpoint {endpoint!r}: names with @ are open to every user; give the path of a file"]
+    return []
+
+
+def _files_read(folder: Path, side: str) -> list[Path]:
+    """Its own secret, and the other side's public key."""
+    other = TARGET_KEY if side == DRAFT_KEY else DRAFT_KEY
+    return [folder / f"{side}.key_secret", folder / f"{other}.key"]
 
 
 def _key_files(folder: Path) -> list[Path]:

@@ -85,8 +85,8 @@ class Open(Message, frozen=True, tag="open"):
     window: bool
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """How one request's verification ended.
+class Committed(msgspec.Struct, frozen=True, array_like=True):
+    """What one request's verification ended with.
 
     Attributes:
         stamp: the request after the commit.
@@ -101,14 +101,14 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Commit(Message, frozen=True, tag="commit"):
-    """One step's outcomes, for every request of the batch.
+    """What one step committed, of every request of the batch.
 
     Attributes:
         least: log-probability that the verified path must come to a node with, for the target to have it
             verified; -inf for every node that there is room for.
     """
 
-    outcomes: tuple[Outcome, ...]
+    committed: tuple[Committed, ...]
     least: float = -math.inf
 
 

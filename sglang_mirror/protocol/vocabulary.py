@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from sglang_mirror.errors import DraftError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_missing(model: str) -> bool:
+    """Whether a model is neither a folder that exists nor a name that the hub could know."""
+    return not Path(model).is_dir() and not (HUB_NAME.fullmatch(model) and not Path(model).parent.is_dir())
 
 
 def vocabulary_fingerprint(model: str) -> str:

@@ -28,7 +28,7 @@ def grown(shape: WindowShape, order: random.Random | None = None) -> Growth:
     growth = Growth(7, shape, Literal())
     while not growth.complete:
         number = growth.open[0] if order is None else order.choice(growth.open)
-        growth.expand(number, options(tokens_to(growth, number)))
+        growth.expand({number: options(tokens_to(growth, number))})
     return growth
 
 
@@ -68,6 +68,17 @@ def test_the_order_of_finding_does_not_matter(seed: int) -> None:
     assert grown(shape, random.Random(seed)).window() == grown(shape).window()
 
 
+@given(st.integers(1, 6), st.integers(2, 4), st.integers(2, 20), st.floats(-4.0, 0.0))
+def test_all_at_once_is_the_same_as_one_by_one(depth: int, topk: int, size: int, least: float) -> None:
+    shape = WindowShape(depth, topk, size, least)
+    growth, forwards = Growth(7, shape, Literal()), 0
+    while not growth.complete:
+        growth.expand({number: options(tokens_to(growth, number)) for number in growth.open})
+        forwards += 1
+    assert growth.window() == grown(shape).window()
+    assert forwards <= depth
+
+
 def test_one_child_a_node_is_the_chain() -> None:
     window = grown(WindowShape.chain(5)).window()
     assert window.is_chain
@@ -90,7 +101,7 @@ def test_a_draft_taken_at_its_word_gives_its_own_probabilities() -> None:
 
 def test_nothing_known_ends_it() -> None:
     growth = Growth(1, WindowShape(3, 2, 5), Literal())
-    growth.expand(0, Candidates((), ()))
+    growth.expand({0: Candidates((), ())})
     assert growth.complete
     assert growth.window().tokens == (1,)
 

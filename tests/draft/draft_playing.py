@@ -18,13 +18,13 @@ from sglang_mirror.protocol.messages import (
     VERSION,
     Branches,
     Commit,
+    Committed,
     ExitCandidates,
     Failed,
     FreshWindow,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Signal,
@@ -60,12 +60,14 @@ class Player:
     backend: Backend
     limits: Limits | None = None
     heard: dict[bytes, list[Message]] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.service = DraftService(self.backend, VOCABULARY, self._hear, limits=self.limits)
 
-    def _hear(self, target: bytes, message: Message) -> None:
+    def _hear(self, target: bytes, message: Message) -> bool:
         self.heard.setdefault(target, []).append(message)
+        return target not in self.gone
 
     def say(self, target: bytes, message: Message) -> None:
         self.service.handle(target, message, 0.0)  # type: ignore[arg-type]
@@ -99,7 +101,7 @@ def opening(request: int, length: int, *, window: bool = True, generation: int =
 
 
 def commit(request: int, length: int, *tokens: int, generation: int = 0) -> Commit:
-    return Commit((Outcome(Stamp(request, generation, length), tokens, 0),))
+    return Commit((Committed(Stamp(request, generation, length), tokens, 0),))
 
 
 def kinds(messages: list[Message]) -> list[str]:
@@ -177,7 +179,7 @@ class Playback:
         )  # fmt: skip
         tokens = verdict.committed(self.window)
         self.committed += tokens
-        self.say(Commit((Outcome(self.stamp, tokens, len(branch.window) - 1 if branch else 0),)))
+        self.say(Commit((Committed(self.stamp, tokens, len(branch.window) - 1 if branch else 0),)))
         if branch is not None:
             self.window, self._pending = branch.window, self.messages()
         else:

@@ -48,7 +48,7 @@ def test_ids_beyond_the_tokenizer_are_never_proposed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ["mamba", "bloom"])
 def test_refuses_what_does_not_attend_as_we_do(architecture: str, tmp_path: Path) -> None:
     make(architecture, tmp_path, n_head=4, n_layer=2)
-    with pytest.raises(DraftError, match=r"cannot be a draft.*Choose a decoder"):
+    with pytest.raises(SettingsError, match=r"cannot be a draft.*Choose a decoder"):
         load_torch(str(tmp_path), device="cpu", dtype="auto", threads=1)
 
 
@@ -62,7 +62,7 @@ def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 part.mask.zero_()
 
     monkeypatch.setattr(TreeAttention, "__init__", shows_all)
-    with pytest.raises(DraftError, match="logits off by"):
+    with pytest.raises(SettingsError, match="logits off by"):
         load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
 
 
@@ -71,5 +71,28 @@ def test_unknown_names(tmp_path: Path) -> None:
         load_backend("abacus", model="m", device="cpu", dtype="auto", threads=1)
     with pytest.raises(DraftError, match="cannot be loaded"):
         load_torch(str(tmp_path / "nowhere"), device="cpu", dtype="auto", threads=1)
-    with pytest.raises(DraftError, match="--device cuda:99"):
+    with pytest.raises(SettingsError, match="--device abacus"):
+        load_torch("m", device="abacus", dtype="auto", threads=1)
+    with pytest.raises(SettingsError, match="--dtype float99"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="float99", threads=1)
+    with pytest.raises(SettingsError, match="--device cuda:99"):
         load_torch(str(make("llama", tmp_path)), device="cuda:99", dtype="auto", threads=1)
+
+
+def test_what_another_start_may_do_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are being written, memory that is taken: not the settings' fault."""
+    folder = make("llama", tmp_path)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], None):
+        weights.unlink() if content is None else weights.write_bytes(content)
+        with pytest.raises(DraftError, match="cannot be loaded"):
+            load_torch(str(folder), device="cpu", dtype="auto", threads=1)
+    weights.write_bytes(whole)
+
+    def full(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(load, "deviation", full)
+    with pytest.raises(DraftError, match=r"cannot be served: .*CUDA out of memory"):
+        load_torch(str(folder), device="cpu", dtype="auto", threads=1)

@@ -16,12 +16,12 @@ from sglang_mirror.protocol.messages import (
     Branches,
     Close,
     Commit,
+    Committed,
     ExitCandidates,
     Failed,
     FreshWindow,
     Message,
     Open,
-    Outcome,
     Signal,
     Stamp,
 )
@@ -86,7 +86,7 @@ class Request:
         self.text += tokens
         self.window, self.branches, self.awaited = known, {}, known is None
         self.texts[self.stamp] = (tuple(self.text), known)
-        self.say(Commit((Outcome(self.stamp, tokens, len(known or ())),)))
+        self.say(Commit((Committed(self.stamp, tokens, len(known or ())),)))
 
     def signal(self, pick: int) -> None:
         length = 1 + (GAMMA if self.window is None else len(self.window))

@@ -99,6 +99,17 @@ def test_last_words_and_giving_up(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert "no such model" in capfd.readouterr().err
 
 
+def test_all_reasons_of_a_list_are_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "loading\nmirror cannot start:\n  - --rows 0: give 1 or more\n  - --spin-ms -1: give 0 or more\n"
+    process = standing_in(monkeypatch, f"import sys; sys.stderr.write({said!r}); sys.exit(2)")
+    process.start()
+    wait_until_ended(process)
+    end_s = time.monotonic() + 5.0
+    while "spin" not in process.last_words() and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert process.last_words() == "--rows 0: give 1 or more; --spin-ms -1: give 0 or more"
+
+
 def test_what_does_not_listen_is_ended_by_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = f"import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"  # noqa: E501

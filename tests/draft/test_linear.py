@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sglang_mirror.draft.backends import linear
-from sglang_mirror.draft.backends.kv_cache import FIRST_CAPACITY, KVShape, TensorCache
+from sglang_mirror.draft.backends.kv_cache import BLOCK, KVShape, TensorCache
 
 
 @pytest.mark.parametrize("packed_only", [False, True])
@@ -33,14 +33,24 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_cache_grows_and_moves() -> None:
     cache = TensorCache(KVShape(2, 3, 4, torch.float32, torch.device("cpu")))
-    length = FIRST_CAPACITY - 2
+    length = BLOCK - 2
     cache.reserve(0, range(length))
     cache.kv[:, :, :, :length] = torch.arange(length)[:, None].float()
     cache.reserve(length, [length] * 5)
-    assert cache.kv.shape == (2, 2, 3, 2 * FIRST_CAPACITY, 4)
+    assert cache.kv.shape == (2, 2, 3, 2 * BLOCK, 4)
     assert cache.keys[1].data_ptr() == cache.kv[0, 1].data_ptr()
     assert cache.kv[1, 1, 2, length - 1, 3] == length - 1
     cache.kv[:, :, :, length : length + 5] = 1000.0 + torch.arange(5)[:, None]
     cache.move([length + 3, length + 1], length)
     assert cache.kv[0, 0, 0, length : length + 2, 0].tolist() == [1003.0, 1001.0]
     assert len(cache.positions) == length + 2
+
+
+@pytest.mark.parametrize(("asked", "slots"), [(0, BLOCK), (BLOCK, BLOCK), (5 * BLOCK + 1, 6 * BLOCK)])
+def test_the_cache_begins_with_the_prompts_length_and_grows_by_a_quarter(asked: int, slots: int) -> None:
+    cache = TensorCache(KVShape(1, 1, 4, torch.float32, torch.device("cpu")), asked)
+    assert cache.kv.shape[3] == slots
+    cache.reserve(0, range(16 * BLOCK))
+    cache.reserve(16 * BLOCK, [1])
+    assert cache.kv.shape[3] == 20 * BLOCK
+    assert len(cache.positions) == 16 * BLOCK + 1

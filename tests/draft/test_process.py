@@ -20,12 +20,12 @@ from sglang_mirror.protocol.messages import (
     Beat,
     Branches,
     Commit,
+    Committed,
     Failed,
     FreshWindow,
     Hello,
     Message,
     Open,
-    Outcome,
     Ready,
     Refused,
     Stamp,
@@ -112,9 +112,9 @@ def test_serves_and_ends_cleanly(start: Start, model: str, tmp_path: Path) -> No
                 break
         hit = branches[0]
         tokens = (*window.tokens[: hit.node], hit.token)
-        channel.send(Commit((Outcome(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
+        channel.send(Commit((Committed(Stamp(1, 0, 5 + len(tokens)), tokens, len(hit.tokens)),)))
         receive(channel, Branches)
-        channel.send(Commit((Outcome(Stamp(1, 0, 99), (1,), 3),)))
+        channel.send(Commit((Committed(Stamp(1, 0, 99), (1,), 3),)))
         while not isinstance(receive(channel, Branches, Failed), Failed):
             pass
         assert isinstance(receive(channel, Beat), Beat)
@@ -194,6 +194,8 @@ def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
         ({"backend": "scripted", "threads": "-1"}, "--threads -1: give 1 or more"),
         ({"backend": "scripted", "spin_ms": "-1"}, "--spin-ms -1: give 0 or more"),
         ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
+        ({"cpus": "9999"}, "--cpus 9999: cannot be kept to"),
+        ({"device": "cuda:99"}, "--device cuda:99: PyTorch finds"),
         ({"backend": "scripted", "trace": "/nowhere/t"}, "there is no folder /nowhere"),
     ],
 )
@@ -205,6 +207,16 @@ def test_settings_that_cannot_work(options: dict[str, str], said: str, model: st
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     assert done.returncode == 2
     assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_load_that_fails_may_do_better_later(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    command = DraftCommand(model=str(folder), endpoint=f"ipc://{tmp_path}/d").arguments(os.getpid())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 1
+    assert "cannot be loaded" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -226,7 +238,7 @@ def test_an_endpoint_in_use_is_not_taken_over(start: Start, model: str) -> None:
         greet(channel, hello(vocabulary=vocabulary_fingerprint(model)))
         command = DraftCommand(model=model, endpoint=endpoint, backend="scripted").arguments(os.getpid())
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
-        assert done.returncode == 2
+        assert done.returncode == 1
         assert "another process serves it" in done.stderr
         channel.send(Open(Stamp(1, 0, 2), "r", (1, 2), True))
         receive(channel, FreshWindow)

@@ -1,4 +1,4 @@
-"""Several targets, long prompts, words that come late, and forwards that fail."""
+"""Several targets, words that come late, and forwards that fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.scripted import Faults, ScriptedBackend, hash_script
-from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.service import SESSION_TTL_S, TARGET_TTL_S
 from sglang_mirror.errors import DraftError
 from sglang_mirror.protocol.messages import (
@@ -59,6 +58,29 @@ def test_every_objection_is_said(said: Hello, reasons: list[str]) -> None:
     assert all(part in reason for part, reason in zip(reasons, answer.reasons, strict=True))
 
 
+class Captured(ScriptedBackend):
+    """Prepares for at most ten candidates a row."""
+
+    prepared = 0
+
+    def prepare(self, num_candidates: int) -> None:
+        if num_candidates > 10:
+            raise RuntimeError("CUDA out of memory")
+        self.prepared = num_candidates
+
+
+def test_what_a_target_will_ask_for_is_prepared_before_ready() -> None:
+    backend = Captured(hash_script(VOCAB), vocab_size=VOCAB)
+    playing = Player(backend)
+    assert isinstance(playing.greet(A, hello(kappa=9)), Ready)
+    assert backend.prepared == 10
+    answer = playing.greet(B, hello(kappa=12))
+    assert isinstance(answer, Refused)
+    assert answer.reasons == (
+        "kappa: the target asks for 12, which the draft cannot compute: CUDA out of memory",
+    )
+
+
 def test_only_hello_is_answered_to_a_stranger() -> None:
     playing = player()
     for message in (opening(1, 3), commit(1, 4, 5), Close((1,)), Signal(())):
@@ -102,40 +124,6 @@ def test_a_shared_forward_gives_each_target_its_own_number_of_candidates() -> No
     assert counts == [1 + 1 + 2, 8 + 8 + 9]
 
 
-def test_a_long_prompt_stalls_nobody() -> None:
-    limits = Limits(prefill_rows=50, shared_prefill_rows=10, forwards_between_prefills=6)
-    playing = player(limits)
-    playing.greet(A, hello(gamma=3))
-    playing.say(A, opening(1, 5))
-    playing.settle()
-    playing.take(A)
-    playing.say(A, opening(2, 1500))
-    for length in range(6, 20):
-        playing.say(A, commit(1, length, 7))
-        forwards = 0
-        before = playing.backend.num_rows  # type: ignore[attr-defined]
-        while not any(isinstance(m, FreshWindow) for m in playing.heard[A]):
-            assert playing.service.step()
-            forwards += 1
-        assert forwards <= 3
-        rows = playing.backend.num_rows - before  # type: ignore[attr-defined]
-        assert rows <= 3 + 1 + 50, "at most one chunk in a window's way"
-        playing.take(A)
-    assert 30 < playing.settle() < 200
-    assert "FreshWindow" in kinds(playing.take(A))
-
-
-def test_what_is_prepared_during_the_prompt_gives_the_first_window_a_head_start() -> None:
-    playing = player()
-    playing.greet(A, hello(gamma=4))
-    playing.say(A, opening(1, 300, window=False))
-    playing.settle()
-    assert playing.take(A) == []
-    first = hash_script(VOCAB)([i % VOCAB for i in range(300)], 1).tokens[0]
-    playing.say(A, commit(1, 301, first))
-    assert kinds(playing.take(A)) == ["FreshWindow"]  # at once, without a forward
-
-
 def test_failed_with_the_reason() -> None:
     playing = player()
     playing.greet(A, hello(gamma=3))
@@ -157,7 +145,7 @@ def test_failed_with_the_reason() -> None:
         playing.say(A, opening(1, 3))
         playing.settle()
         playing.take(A)
-        if wrong.outcomes[0].stamp.committed_len == 3:
+        if wrong.committed[0].stamp.committed_len == 3:
             playing.say(A, wrong)  # stale: dropped without a word
             assert playing.take(A) == []
         else:
@@ -217,7 +205,7 @@ def test_a_failed_forward_costs_its_requests_only() -> None:
 def test_a_lost_accelerator_ends_the_process() -> None:
     playing = player(fail_after=1)
     playing.greet(A, hello())
-    with pytest.raises(DraftError, match="3 forwards in a row failed: the script fails here"):
+    with pytest.raises(DraftError, match="scripted failed 3 times in a row: the script fails here"):
         for number in range(4):
             playing.say(A, opening(number, 3))
             playing.settle()
@@ -237,6 +225,19 @@ def test_beats_and_silence() -> None:
     assert [m.requests for m in playing.take(A)] == [0]  # type: ignore[attr-defined]
     playing.service.beat(TARGET_TTL_S + 1)
     assert playing.take(A) == []
+
+
+def test_a_target_that_has_gone_takes_its_requests_along() -> None:
+    playing = player()
+    playing.greet(A, hello(beat_ms=500))
+    playing.greet(B, hello(beat_ms=500))
+    playing.say(A, opening(1, 300))
+    playing.gone.add(A)
+    playing.service.beat(0.6)
+    assert playing.settle() == 0
+    playing.heard.clear()
+    playing.service.beat(1.2)
+    assert list(playing.heard) == [B]
 
 
 def test_busy_time_is_the_rollouts_alone() -> None:

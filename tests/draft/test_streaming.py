@@ -22,7 +22,7 @@ from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.draft.growing import Growing
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.tree import Node
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import SettingsError
 from sglang_mirror.protocol.messages import Branches, FreshWindow, Open, Stamp
 from sglang_mirror.train.shapes import draft_config
 from sglang_mirror.train.start import start_model
@@ -122,10 +122,10 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
         ({"count": COUNT, "layers": 4}, "the model has 2"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, "mirror_streams": entry}))
-        with pytest.raises(DraftError, match=said):
+        with pytest.raises(SettingsError, match=said):
             load_torch(str(tmp_path), device="cpu", dtype="float32", threads=1)
     (tmp_path / FILE).unlink()
-    with pytest.raises(DraftError, match="promises"):
+    with pytest.raises(SettingsError, match="promises"):
         load_torch(str(tmp_path), device="cpu", dtype="float32", threads=1)
 
 

@@ -18,7 +18,7 @@ def test_windows_end_where_the_target_says() -> None:
     playing.take(A)
     lengths = []
     for length, least in ((5, -0.001), (6, -math.inf)):
-        playing.say(A, Commit(commit(1, length, 7).outcomes, least))
+        playing.say(A, Commit(commit(1, length, 7).committed, least))
         playing.settle()
         said = playing.take(A)
         lengths.append([len(m.tokens) for m in said if isinstance(m, FreshWindow)])
@@ -34,7 +34,7 @@ def test_the_forward_that_ends_a_window_counts() -> None:
     playing.greet(A, hello(gamma=5, roots="none"))
     playing.say(A, opening(1, 4))
     playing.settle()
-    playing.say(A, Commit(commit(1, 5, 7).outcomes, -0.001))
+    playing.say(A, Commit(commit(1, 5, 7).committed, -0.001))
     playing.settle()
     first, second = (m.work for m in playing.take(A) if isinstance(m, FreshWindow))
     assert (first.windows, first.forwards) == (1, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, TypeVar
 
-from sglang_mirror.core.verify import Outcome as CoreOutcome
+from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.request import Request
 from sglang_mirror.protocol.channel import DraftChannel
@@ -104,5 +104,5 @@ def branch(stamp: Stamp, node: int, token: int, *tokens: int, phase: int = 0) ->
 
 def commit(line: Line, request: Request, node: int, *tokens: int) -> bool:
     """Whether the outcome hit."""
-    [found] = line.client.commit([(request, CoreOutcome(node, tokens[-1]), list(tokens))])
+    [found] = line.client.commit([(request, Outcome(node, tokens[-1]), list(tokens))])
     return found is not None

@@ -45,7 +45,7 @@ def test_prompt_then_first_token(line: Line) -> None:
     opened = line.peer.hear(Open)
     assert (opened.tokens, opened.window, opened.rid) == (tuple(PROMPT), False, "a")
     request = line.client.committed("a", [*PROMPT, 8])
-    [outcome] = line.peer.hear(Commit).outcomes
+    [outcome] = line.peer.hear(Commit).committed
     assert (outcome.tokens, outcome.window_len, outcome.stamp) == ((8,), 0, request.stamp)
     assert line.client.current("a", 4) is request
     assert line.client.current("a", 3) is None
@@ -70,7 +70,7 @@ def test_hit(line: Line, request_: Request) -> None:
     assert commit(line, request_, 1, 1, 9)
     assert request_.window is not None
     assert request_.window.tokens == (9, 3, 4)
-    [outcome] = line.peer.hear(Commit).outcomes
+    [outcome] = line.peer.hear(Commit).committed
     assert (outcome.tokens, outcome.window_len, outcome.stamp.committed_len) == ((1, 9), 2, 6)
 
 
@@ -79,7 +79,7 @@ def test_miss(line: Line, request_: Request) -> None:
     line.until(lambda: line.client.counters.branches == 1)
     assert not commit(line, request_, 1, 1, 10)
     assert request_.window is None
-    assert line.peer.hear(Commit).outcomes[0].window_len == 0
+    assert line.peer.hear(Commit).committed[0].window_len == 0
 
 
 def test_stale_branches_are_dropped(line: Line, request_: Request) -> None:

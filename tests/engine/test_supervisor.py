@@ -72,6 +72,18 @@ def test_a_start_that_the_system_refuses_is_tried_again(
     found.wait_until_ready()  # and the server serves plainly meanwhile
 
 
+def test_a_draft_that_always_ends_before_it_serves_is_no_start(
+    monkeypatch: pytest.MonkeyPatch, supervised: Callable[[], DraftSupervisor]
+) -> None:
+    code = "import sys; sys.stderr.write('no weights in m\\n'); sys.exit(1)"
+    monkeypatch.setattr(DraftCommand, "arguments", lambda _self, _pid: [sys.executable, "-c", code])
+    found = supervised()
+    until(lambda: found._process and found._process.num_failures >= supervisor.MOST_EARLY_ENDS)
+    until(lambda: found._process and found._process.last_words())
+    with pytest.raises(DraftError, match="mirror cannot start: no weights in m"):
+        found.wait_until_ready()
+
+
 @pytest.mark.parametrize("has_served", [False, True])
 def test_settings_that_cannot_work(
     supervised: Callable[[], DraftSupervisor],

@@ -11,7 +11,13 @@ import zmq
 
 from sglang_mirror.errors import ProtocolError, SettingsError
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
-from sglang_mirror.protocol.endpoint import endpoint_problems, make_keys, private_ipc_endpoint
+from sglang_mirror.protocol.endpoint import (
+    DRAFT_KEY,
+    TARGET_KEY,
+    endpoint_problems,
+    make_keys,
+    private_ipc_endpoint,
+)
 from sglang_mirror.protocol.messages import Beat, Close, Work
 
 WAIT_S = 5.0
@@ -65,8 +71,24 @@ def test_a_restarted_draft_is_found_again(endpoint: str) -> None:
 
 
 def test_a_target_that_has_gone_is_no_error(endpoint: str) -> None:
+    beat = Beat(0, Work(0.0, 0, 0))
     with DraftChannel(endpoint) as draft:
-        draft.send(b"nobody", Beat(0, Work(0.0, 0, 0)))
+        assert not draft.send(b"nobody", beat)
+        with TargetChannel(endpoint) as target:
+            until(lambda: target.send(Close(())))
+            received = draft.receive(1000)
+            assert received is not None
+            assert draft.send(received[0], beat)
+        until(lambda: not draft.send(received[0], beat))
+
+
+def test_a_target_that_does_not_read_has_not_gone(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_mirror.protocol.channel.HIGH_WATER_MARK", 2)
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        until(lambda: target.send(Close(())))
+        received = draft.receive(1000)
+        assert received is not None
+        assert all(draft.send(received[0], Beat(0, Work(0.0, 0, 0))) for _ in range(20_000))
 
 
 def test_garbage_names_its_sender_and_spoils_nothing(endpoint: str) -> None:
@@ -102,6 +124,7 @@ def test_keys(tmp_path: Path) -> None:
     [
         ("ipc:///tmp/d", False, False, []),
         ("ipc://", False, False, ["names no path"]),
+        ("ipc://@d", False, False, ["open to every user"]),
         ("http://x", False, False, ["give ipc://PATH or tcp://HOST:PORT"]),
         ("tcp://host:99", False, True, []),
         ("tcp://host:99", True, False, []),
@@ -116,14 +139,30 @@ def test_endpoint_problems(
     if keys:
         make_keys(tmp_path / "keys")
     curve_dir = tmp_path / "keys" if keys else None
-    problems = endpoint_problems(endpoint, curve_dir=curve_dir, insecure_tcp=insecure)
+    problems = endpoint_problems(
+        endpoint, side=DRAFT_KEY, curve_dir=curve_dir, insecure_tcp=insecure, insecure_flag="--word"
+    )
     assert len(problems) == len(said)
     assert all(part in problem for part, problem in zip(said, problems, strict=True))
+    assert all(("or say --word" in problem) == ("everyone" in problem) for problem in problems)
 
 
-def test_missing_keys_are_named(tmp_path: Path) -> None:
-    problems = endpoint_problems("tcp://h:1", curve_dir=tmp_path, insecure_tcp=False)
-    assert [Path(problem.split()[3]).name for problem in problems] == ["draft.key", "target.key"]
+@pytest.mark.parametrize(
+    ("side", "read"),
+    [(DRAFT_KEY, ["draft.key_secret", "target.key"]), (TARGET_KEY, ["target.key_secret", "draft.key"])],
+)
+def test_missing_keys_are_named(side: str, read: list[str], tmp_path: Path) -> None:
+    def problems() -> list[str]:
+        return endpoint_problems(
+            "tcp://h:1", side=side, curve_dir=tmp_path, insecure_tcp=False, insecure_flag=""
+        )
+
+    assert [Path(problem.split()[3]).name for problem in problems()] == read
+    make_keys(tmp_path)
+    assert problems() == []
+    (tmp_path / read[0]).unlink()
+    (problem,) = problems()
+    assert f"{tmp_path / read[0]} is missing; `sglang-mirror keys FOLDER` makes" in problem
 
 
 def test_private_endpoint() -> None:

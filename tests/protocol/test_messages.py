@@ -18,8 +18,8 @@ STAMP = m.Stamp(3, 1, 40)
 FROM_TARGET = [
     m.Hello(1, "v", 5, 1, 6, 8, "union", 12, 100, "t"),
     m.Open(STAMP, "r", (1, 2, 3), True),
-    m.Commit((m.Outcome(STAMP, (4, 5), 3), m.Outcome(STAMP, (6,), 0))),
-    m.Commit((m.Outcome(STAMP, (4, 5), 3),), -2.5),
+    m.Commit((m.Committed(STAMP, (4, 5), 3), m.Committed(STAMP, (6,), 0))),
+    m.Commit((m.Committed(STAMP, (4, 5), 3),), -2.5),
     m.Signal((m.ExitCandidates(STAMP, ((1, 2), (3, 4)), ((-0.5, -1.5), (-0.25, -2.0))),)),
     m.Close((3, 4)),
 ]

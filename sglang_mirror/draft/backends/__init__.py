@@ -30,8 +30,8 @@ def load_backend(name: str, *, model: str, device: str, dtype: str, threads: int
     """The backend called `name` with its model loaded.
 
     Raises:
-        SettingsError: there is no such backend.
-        DraftError: the model cannot be loaded or served.
+        SettingsError: there is no such backend, or it cannot serve the model.
+        DraftError: the model cannot be loaded now.
     """
     kind, _, options = name.partition(":")
     if kind not in BACKENDS or (options and kind != "scripted"):

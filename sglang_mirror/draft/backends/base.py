@@ -13,7 +13,11 @@ class Cache(Protocol):
     """One request's KV, by slot."""
 
     def move(self, slots: Sequence[int], start: int) -> None:
-        """Gather what is in `slots` into the slots from `start` on, in that order."""
+        """Gather what is in `slots` into the slots from `start` on, in that order.
+
+        Raises:
+            RuntimeError: there is no memory to do it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,26 @@ class Backend(Protocol):
     max_len: int
     vocab_size: int
 
-    def new_cache(self) -> Cache:
-        """An empty cache for one request; freed when the last reference goes."""
+    def prepare(self, num_candidates: int) -> None:
+        """From now on so many candidates a row may be asked for: what that costs is paid now.
+
+        Raises:
+            RuntimeError: they cannot be had; as many as before can.
+        """
+
+    def new_cache(self, num_tokens: int = 0) -> Cache:
+        """An empty cache for one request, with room for so many; freed when the last reference goes.
+
+        Raises:
+            RuntimeError: there is no memory for it.
+        """
+
+    def reserve(self, segment: Segment) -> None:
+        """Make room for a segment's rows, and for what is computed behind them, before its forward.
+
+        Raises:
+            RuntimeError: there is no memory for it.
+        """
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         """Compute all rows at once and write their KV.

@@ -18,8 +18,8 @@ from sglang_mirror.draft.backends.packing import SEEN, Packed
 
 logger = logging.getLogger(__name__)
 
-# What a target asks for by default, its kappa and one; and 64 nodes of a tree a word. When more is met,
-# everything is captured again, once.
+# What a target asks for by default, its kappa and one; and 64 nodes of a tree a word. For more everything is
+# captured again, once: at a Hello with another kappa, and where a larger tree is met.
 NUM_CANDIDATES = 9
 NUM_WORDS = 16
 ALIGNED = 16  # integers; Triton compiles once more for what begins elsewhere
@@ -99,7 +99,7 @@ class Buckets:
         Yields:
             of each forward its first row, the row behind its last, and what was found, until the next.
         """
-        self._make_room(len(packed.table) - SEEN, num_candidates)
+        self.make_room(len(packed.table) - SEEN, num_candidates)
         num_rows, most = packed.table.shape[1], self._sizes[-1]
         for first in range(0, num_rows, most):
             last = min(first + most, num_rows)
@@ -129,13 +129,23 @@ class Buckets:
             logger.info("%d graphs captured in %.1f s", len(buckets), time.monotonic() - start_s)
         self.buckets = buckets
 
-    def _make_room(self, num_words: int, num_candidates: int) -> None:
+    def make_room(self, num_words: int, num_candidates: int) -> None:
+        """For so many at least.
+
+        Raises:
+            RuntimeError: it cannot be captured; there is room for as many as before.
+        """
         if num_words <= self.num_words and num_candidates <= self.num_candidates:
             return
         words = self.num_words
         while words < num_words:
             words *= 2
-        self.make(words, max(num_candidates, self.num_candidates))
+        before = self.num_words, self.num_candidates
+        try:
+            self.make(words, max(num_candidates, self.num_candidates))
+        except RuntimeError:
+            self.make(*before)
+            raise
 
     def _capture(self, buckets: Sequence[Bucket]) -> None:
         """The largest first: the others find room in its memory, for no two run at once."""

@@ -17,7 +17,7 @@ import torch
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Segment
-from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, Bucket, Buckets, Found
+from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, NUM_WORDS, Bucket, Buckets, Found
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.packing import POSITION, TOKEN, Packed, as_rows, pack, stream_rows
 from sglang_mirror.draft.backends.static_llama import StaticLlama
@@ -69,6 +69,10 @@ class GraphedBackend(TorchBackend):
         self._main = Buckets(self._compute, buckets, **usual)
         sizes = [streams * size for size in buckets if streams * size <= most]
         self._streams = Buckets(self._compute_streams, sizes, **usual) if streams else None
+
+    def prepare(self, num_candidates: int) -> None:
+        for buckets in filter(None, (self._main, self._streams)):
+            buckets.make_room(NUM_WORDS, min(num_candidates, self._num_tokens))
 
     def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """As `TorchBackend.logits`."""

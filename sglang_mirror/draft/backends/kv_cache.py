@@ -1,4 +1,4 @@
-"""One request's keys and values, all layers in one tensor that grows by doubling."""
+"""One request's keys and values, all layers in one tensor that grows by a quarter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from sglang_mirror_kernels.select import promote
 
-FIRST_CAPACITY = 256
+# Slots come in blocks of so many.
+BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,10 @@ class KVShape:
 class TensorCache:
     """Keys and values by slot.
 
+    Args:
+        shape: of a slot's.
+        num_slots: to make room for at once.
+
     Attributes:
         kv: [2, layers, kv heads, capacity, head dim]; keys first.
         keys: views of it by layer, [kv heads, capacity, head dim].
@@ -33,10 +38,10 @@ class TensorCache:
         positions: the place in the text of what each slot holds, for sliding windows.
     """
 
-    def __init__(self, shape: KVShape) -> None:
+    def __init__(self, shape: KVShape, num_slots: int = 0) -> None:
         self._shape = shape
         self.positions: list[int] = []
-        self._hold(self._empty(FIRST_CAPACITY))
+        self._hold(self._empty(_in_blocks(num_slots)))
 
     def _hold(self, kv: torch.Tensor) -> None:
         self.kv = kv
@@ -52,14 +57,16 @@ class TensorCache:
 
     def reserve(self, start: int, positions: Sequence[int]) -> None:
         """The slots from `start` on will be written for `positions`."""
+        self.make_room(start, start + len(positions))
         self.positions[start:] = positions
-        needed, capacity = start + len(positions), self.kv.shape[3]
+
+    def make_room(self, used: int, needed: int) -> None:
+        """So many slots are `needed`; those below `used` keep what they hold."""
+        capacity = self.kv.shape[3]
         if needed <= capacity:
             return
-        while capacity < needed:
-            capacity *= 2
-        grown = self._empty(capacity)
-        grown[:, :, :, :start] = self.kv[:, :, :, :start]
+        grown = self._empty(_in_blocks(max(needed, capacity + capacity // 4)))
+        grown[:, :, :, :used] = self.kv[:, :, :, :used]
         self._hold(grown)
 
     def move(self, slots: Sequence[int], start: int) -> None:
@@ -70,3 +77,7 @@ class TensorCache:
         with torch.inference_mode():
             index = torch.tensor(slots, device=self.kv.device)
             promote(self.kv, index, start)
+
+
+def _in_blocks(num_slots: int) -> int:
+    return max(-(-num_slots // BLOCK), 1) * BLOCK

@@ -15,7 +15,7 @@ from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights, su
 from sglang_mirror.draft.backends.self_check import deviation, reference
 from sglang_mirror.draft.backends.streams import read_streams
 from sglang_mirror.draft.backends.torch_backend import TorchBackend, TreeModel
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import DraftError, MirrorError, SettingsError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
 from sglang_mirror_kernels.select import has_triton
@@ -37,8 +37,11 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
         graphs: on a GPU, compute in CUDA graphs what can be; otherwise everything eagerly.
 
     Raises:
-        DraftError: the model cannot be loaded or served, or the device does not exist.
+        SettingsError: the model cannot be a draft, or the device does not exist.
+        DraftError: it cannot be loaded now.
     """
+    if problem := _device_problem(device):
+        raise SettingsError([f"--device {device}: {problem}"])
     if threads:
         torch.set_num_threads(threads)
     loaded = _load(model, device, "float32" if dtype == "auto" and device == "cpu" else dtype)
@@ -49,16 +52,17 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
         num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
         streams = read_streams(model, loaded)
     except _MISFITS as error:
-        raise _refusal(model, f"its own forward fails: {error}") from error
+        raise _refusal(model, f"its own forward fails: {error}", passing=_may_pass(error)) from error
     if streams is not None and not suits(loaded):
         raise _refusal(model, "streams run in models of Llama's kind only")
-    reasons = []
+    reasons, passing = [], False
     for way, backend_of in _ways(loaded, model, streams, num_tokens, graphs=graphs).items():
         try:
             backend = backend_of()
             off = deviation(backend, expected)
         except _MISFITS as error:
             reasons.append(f"{way}: {type(error).__name__}: {error}")
+            passing = passing or _may_pass(error)
             continue
         if off <= expected.tolerance:
             logger.info("%s runs in %s, off by %.1e", model, way, off)
@@ -66,7 +70,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
                 logger.warning("%s does not run in what would be faster: %s", model, "; ".join(reasons))
             return backend
         reasons.append(f"{way}: logits off by {off:.3f} of their norm")
-    raise _refusal(model, "; ".join(reasons))
+    raise _refusal(model, "; ".join(reasons), passing=passing)
 
 
 def _ways(
@@ -90,6 +94,7 @@ def _ways(
 
 
 def _load(model: str, device: str, dtype: str) -> Any:
+    from safetensors import SafetensorError  # noqa: PLC0415 - with the model only
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - takes seconds
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
@@ -101,15 +106,37 @@ def _load(model: str, device: str, dtype: str) -> Any:
         else:
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager")
         return loaded.to(device).eval()
-    except (*_MISFITS, OSError, AssertionError, ImportError) as error:
+    except (*_MISFITS, OSError, AssertionError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DraftError(
-            f"--model {model} --device {device} --dtype {dtype} cannot be loaded: {reason}"
-        ) from error
+        said = f"--model {model} --device {device} --dtype {dtype} cannot be loaded: {reason}"
+        if isinstance(error, (OSError, RuntimeError, SafetensorError)):  # files and memory change
+            raise DraftError(said) from error
+        raise SettingsError([said]) from error
 
 
-def _refusal(model: str, reason: str) -> DraftError:
-    return DraftError(
-        f"--model {model} cannot be a draft: {reason}. Choose a decoder that attends through transformers' "
-        "attention interface, such as Llama, Qwen2, Qwen3, Mistral, Gemma 2, GPT-2 or OPT"
+def _device_problem(device: str) -> str:
+    """Why there is no such device; empty if there is."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    count = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        return f"PyTorch finds {count} GPUs here; name one of them, or cpu"
+    return ""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the device that failed, and not the model that does not fit."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error)
+
+
+def _refusal(model: str, reason: str, *, passing: bool = False) -> MirrorError:
+    if passing:
+        return DraftError(f"--model {model} cannot be served: {reason}")
+    return SettingsError(
+        [
+            f"--model {model} cannot be a draft: {reason}. Choose a decoder that attends through "
+            "transformers' attention interface, such as Llama, Qwen2, Qwen3, Mistral, Gemma 2, GPT-2 or OPT"
+        ]
     )

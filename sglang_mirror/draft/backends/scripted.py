@@ -73,8 +73,14 @@ class ScriptedBackend:
         self._script, self._ahead = script, ahead
         self._faults = faults or Faults()
 
-    def new_cache(self) -> ScriptedCache:
+    def prepare(self, num_candidates: int) -> None:
+        """It has as many as are asked for."""
+
+    def new_cache(self, num_tokens: int = 0) -> ScriptedCache:  # noqa: ARG002
         return ScriptedCache()
+
+    def reserve(self, segment: Segment) -> None:
+        """It has room for everything."""
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         """As `Backend.forward`; asserts that rows see what they should and nothing is computed twice."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_mirror.draft.backends.llama_loop import StreamWeights
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import SettingsError
 from sglang_mirror.upscale.folder import enlarged_streams
 from sglang_mirror.upscale.shape import ENTRY, STREAMS
 
@@ -21,7 +21,7 @@ def read_streams(model: str, loaded: Any) -> StreamWeights | None:
         loaded: the model in transformers.
 
     Raises:
-        DraftError: its config promises streams that its weights do not have.
+        SettingsError: its config promises streams that its weights do not have.
     """
     entry = getattr(loaded.config, STREAMS, None)
     if entry is None:
@@ -34,14 +34,14 @@ def read_streams(model: str, loaded: Any) -> StreamWeights | None:
     wanted = (count, small["hidden_size"] if small else width)
     file = cached_file(model, FILE, _raise_exceptions_for_missing_entries=False)
     if file is None:
-        raise DraftError(f"--model {model}: its config promises {count} streams, and there is no {FILE}")
+        raise SettingsError([f"--model {model}: its config promises {count} streams, and there is no {FILE}"])
     found = load_file(file)[WEIGHT]
     if tuple(found.shape) != wanted:
         shape = str(tuple(found.shape))
-        raise DraftError(f"--model {model}: {count} streams need embeddings {wanted}, found {shape}")
+        raise SettingsError([f"--model {model}: {count} streams need embeddings {wanted}, found {shape}"])
     most = int(loaded.config.num_hidden_layers)
     if not 1 <= num_layers <= most:
-        raise DraftError(f"--model {model}: streams in {num_layers} layers, the model has {most}")
+        raise SettingsError([f"--model {model}: streams in {num_layers} layers, the model has {most}"])
     found = enlarged_streams(found, width)
     parameter = next(loaded.parameters())
     return StreamWeights(found.to(parameter.device, parameter.dtype), num_layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -83,8 +83,15 @@ class TorchBackend:
             device=weight.device,
         )
 
-    def new_cache(self) -> TensorCache:
-        return TensorCache(self._shape)
+    def prepare(self, num_candidates: int) -> None:
+        """It computes eagerly, whatever is asked for."""
+
+    def new_cache(self, num_tokens: int = 0) -> TensorCache:
+        return TensorCache(self._shape, num_tokens)
+
+    def reserve(self, segment: Segment) -> None:
+        behind = segment.start + len(segment.tokens) + len(segment.streamed) * self._runner.num_streams
+        cast("TensorCache", segment.cache).make_room(segment.start, behind)
 
     def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """Logits [w, V] of all wanted rows, segment by segment; every row's KV is written.
