@@ -30,51 +30,6 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
     return tokens.gather(1, order), values
 
 
-def follow(
-    tokens: torch.Tensor,
-    first_child: torch.Tensor,
-    next_sibling: torch.Tensor,
-    wanted: torch.Tensor,
-    *,
-    depth: int,
-    topk: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Follow each window from its root as long as a child carries the target's token.
-
-    Greedy and sampled verification are the same walk: by the exact-match rule `wanted` is the target's argmax
-    at each node, or what it samples there.
-
-    Args:
-        tokens: of the nodes, int64 [B, n]; the root is node 0.
-        first_child: of each node, -1 for none, int64 [B, n].
-        next_sibling: the next child of the same parent, -1 for none, int64 [B, n].
-        wanted: the target's own token at each node, int64 [B, n].
-        depth: of the windows: draft tokens on the longest path.
-        topk: children a node, at most.
-
-    Returns:
-        The paths, int64 [B, depth + 1], root first, padded with -1; and how many draft tokens each accepted,
-        int32 [B].
-    """
-    batch = tokens.shape[0]
-    node = torch.zeros(batch, 1, dtype=torch.int64, device=tokens.device)
-    alive = torch.ones(batch, 1, dtype=torch.bool, device=tokens.device)
-    path = [node]
-    for _ in range(depth):
-        choice, child = wanted.gather(1, node), first_child.gather(1, node)
-        found = torch.full_like(node, -1)
-        for _ in range(topk):
-            known = child >= 0
-            token = tokens.gather(1, child.clamp(min=0))
-            found = torch.where(known & (token == choice) & (found < 0), child, found)
-            child = torch.where(known, next_sibling.gather(1, child.clamp(min=0)), -1)
-        alive = alive & (found >= 0)
-        node = torch.where(alive, found, node)
-        path.append(torch.where(alive, node, -1))
-    paths = torch.cat(path, 1)
-    return paths, (paths[:, 1:] >= 0).sum(1, dtype=torch.int32)
-
-
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
     """Move what is in `slots` into the slots from `start` on, in that order, in place.
 
@@ -207,18 +162,3 @@ def _normed(projected: torch.Tensor, states: torch.Tensor, eps: float) -> torch.
     """A projection of RMSNorm(states), from one of the states: the norm is a factor for each row."""
     size = torch.rsqrt(states.float().square().mean(-1) + eps)
     return (projected.float() * size.view(-1, *[1] * (projected.dim() - 1))).to(projected.dtype)
-
-
-def pack_mask(mask: torch.Tensor) -> torch.Tensor:
-    """Bits of a mask as FlashInfer takes them: row after row, the first in the lowest bit of the first byte.
-
-    Args:
-        mask: bool [...].
-
-    Returns:
-        uint8 [ceil(cells / 8)].
-    """
-    bits = mask.flatten().to(torch.uint8)
-    bits = F.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    weights = 1 << torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return (bits * weights).sum(1, dtype=torch.uint8)

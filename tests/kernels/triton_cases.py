@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_mirror_kernels import reference
-from sglang_mirror_kernels.triton import exit_topk, follow, pack, promote
+from sglang_mirror_kernels.triton import exit_topk, promote
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # A GPU's compiler takes seconds for each combination of constants.
@@ -59,40 +57,6 @@ def test_exit_topk_with_a_block_that_is_forbidden() -> None:
     torch.testing.assert_close(found[1], wanted[1], atol=1e-4, rtol=1e-4)
 
 
-def links(parents: list[int]) -> tuple[list[int], list[int]]:
-    """First child and next sibling of each node."""
-    n = len(parents)
-    below = [[child for child in range(n) if parents[child] == node] for node in range(n)]
-    sibling = [-1] * n
-    for children in below:
-        for one, following in itertools.pairwise(children):
-            sibling[one] = following
-    return [children[0] if children else -1 for children in below], sibling
-
-
-@FEW
-@given(st.data())
-def test_follow(data: st.DataObject) -> None:
-    batch, n = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 12))
-    trees = [[-1, *(data.draw(st.integers(0, node)) for node in range(n - 1))] for _ in range(batch)]
-    topk = max(max((row.count(node) for node in range(n)), default=1) for row in trees)
-    first, sibling = zip(*map(links, trees), strict=True)
-    tensors = [torch.tensor(each, device=DEVICE) for each in (first, sibling)]
-    tokens = torch.tensor([data.draw(st.permutations(range(n))) for _ in range(batch)], device=DEVICE)
-    wanted = torch.randint(0, n, (batch, n), device=DEVICE)
-    for row, parents in enumerate(trees):  # a path that exists, every other time
-        node = n - 1
-        while row % 2 == 0 and node > 0:
-            wanted[row, parents[node]] = tokens[row, node]
-            node = parents[node]
-    depth = data.draw(st.integers(1, n))
-    found, right = (
-        each.follow(tokens, *tensors, wanted, depth=depth, topk=max(topk, 1)) for each in (follow, reference)
-    )
-    assert torch.equal(found[0], right[0])
-    assert torch.equal(found[1], right[1])
-
-
 @pytest.mark.parametrize(("slots", "start"), [([], 3), ([9], 2), ([7, 4, 5, 9], 4), ([1, 3], 0)])
 @pytest.mark.parametrize("dim", [5, 64])
 def test_promote(slots: list[int], start: int, dim: int) -> None:
@@ -102,11 +66,3 @@ def test_promote(slots: list[int], start: int, dim: int) -> None:
     promote.promote(kv, index, start)
     reference.promote(wanted, index, start)
     assert torch.equal(kv, wanted)
-
-
-@FEW
-@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 99))
-def test_pack_mask(rows: int, columns: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    mask = (torch.rand(rows, columns, generator=generator) < 0.5).to(DEVICE)
-    assert torch.equal(pack.pack_mask(mask), reference.pack_mask(mask))
