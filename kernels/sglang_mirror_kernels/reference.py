@@ -10,13 +10,19 @@ import torch.nn.functional as F
 from sglang_mirror_kernels.rows import WORD_BITS, Layer, TreeRows
 
 
-def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exit_topk(
+    logits: torch.Tensor,
+    children: torch.Tensor,
+    kappa: int,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The early exit's candidates at each node, the node's own children left out.
 
     Args:
         logits: early-exit logits, [N, V].
         children: tokens of each node's children, padded with -1, [N, c].
         kappa: candidates a node; kappa + c <= V.
+        out: where both results go, contiguous; the ids there may be int32.
 
     Returns:
         Token ids int64 [N, kappa], most probable first, and their natural-log probabilities, float32
@@ -27,7 +33,12 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
     values, tokens = torch.topk(logprobs, kappa + children.shape[1], dim=-1, sorted=False)
     own = (tokens.unsqueeze(2) == children.unsqueeze(1)).any(-1)  # [N, kappa + c]
     values, order = torch.topk(values.masked_fill_(own, -torch.inf), kappa, dim=-1)
-    return tokens.gather(1, order), values
+    found = tokens.gather(1, order), values
+    if out is None:
+        return found
+    out[0].copy_(found[0])
+    out[1].copy_(found[1])
+    return out
 
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:

@@ -26,13 +26,18 @@ def _twin(tensor: torch.Tensor) -> bool:
     return (tensor.is_cuda or _interpreted()) and has_triton()
 
 
-def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exit_topk(
+    logits: torch.Tensor,
+    children: torch.Tensor,
+    kappa: int,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`reference.exit_topk`, by the implementation for the logits' device."""
     if _twin(logits):
         from sglang_mirror_kernels.triton import exit_topk as twin  # noqa: PLC0415 - needs Triton
 
-        return twin.exit_topk(logits, children, kappa)
-    return reference.exit_topk(logits, children, kappa)
+        return twin.exit_topk(logits, children, kappa, out)
+    return reference.exit_topk(logits, children, kappa, out)
 
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:

@@ -48,6 +48,18 @@ def test_exit_topk_of_half_precision_rows_that_lie_apart() -> None:
     torch.testing.assert_close(found[1], wanted[1], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("vocab", [40, 9000])
+def test_exit_topk_to_where_it_is_wanted(vocab: int) -> None:
+    """A pair of integers a candidate, as a forward brings them to its host."""
+    logits, children = distinct(3, vocab, 1, torch.float32), torch.full((3, 1), -1, device=DEVICE)
+    tokens, logprobs = reference.exit_topk(logits, children, 5)
+    for each in (reference, exit_topk):
+        found = torch.zeros(2, 3, 5, dtype=torch.int32, device=DEVICE)
+        each.exit_topk(logits, children, 5, (found[0], found[1].view(torch.float32)))
+        assert torch.equal(found[0], tokens.int())
+        torch.testing.assert_close(found[1].view(torch.float32), logprobs, atol=1e-4, rtol=1e-4)
+
+
 def test_exit_topk_with_a_block_that_is_forbidden() -> None:
     logits = distinct(1, 9000, 2, torch.float32)
     logits[:, 4096:8192] = float("-inf")

@@ -150,13 +150,12 @@ class GraphedBackend(TorchBackend):
         self._select(bucket, logits)
 
     def _select(self, bucket: Bucket, logits: torch.Tensor) -> None:
-        ids, logprobs = exit_topk(
+        exit_topk(
             logits[:, : self._num_tokens],
             self._no_children[: bucket.num_rows],
             bucket.found.shape[2],
+            (bucket.found[0], bucket.found[1].view(torch.float32)),
         )
-        bucket.found[0].copy_(ids)
-        bucket.found[1].view(torch.float32).copy_(logprobs)
 
 
 def _as_candidates(found: Found) -> list[Candidates]:
