@@ -155,6 +155,65 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
     return rotated[:, :heads].contiguous()
 
 
+def project_rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None,
+    rope: torch.Tensor,
+    positions: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    eps: float,
+) -> torch.Tensor:
+    """`rotate` of what a projection makes of the states, which are normed first.
+
+    Args:
+        states: [rows, width].
+        weight: of queries, keys and values, [(heads + 2 * kv heads) * head dim, width].
+        bias: of the same; None: none.
+        norm: as of `rotate`, like all that follows.
+        rope: [positions, 2, 1, head dim].
+        positions: int64 [rows].
+        memory: where KV is written.
+        rows: where in it.
+        layer: whose KV is written.
+        eps: of all norms.
+
+    Returns:
+        Queries, [rows, heads, head dim].
+    """
+    projected = _projected(states, weight, bias, eps).view(len(states), -1, rope.shape[-1])
+    return rotate(projected, norm, rope, positions, memory, rows, layer, eps=eps).to(states.dtype)
+
+
+def project_gate(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+) -> torch.Tensor:
+    """`gate` of what a projection makes of the states, which are normed first.
+
+    Args:
+        states: [rows, width].
+        weight: of the gates, then of what they gate, [2 * inner, width].
+        bias: of the same; None: none.
+        eps: of the norm.
+
+    Returns:
+        [rows, inner].
+    """
+    return gate(_projected(states, weight, bias, eps)).to(states.dtype)
+
+
+def _projected(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    """Float32, so that it is rounded only where a merged kernel rounds."""
+    normed = F.rms_norm(states.float(), states.shape[-1:], None, eps)
+    return F.linear(normed, weight.float(), None if bias is None else bias.float())
+
+
 def gate(both: torch.Tensor, *, eps: float = 0.0, states: torch.Tensor | None = None) -> torch.Tensor:
     """SwiGLU of a gate and, beside it, what it gates: [rows, 2 * width] -> [rows, width].
 
