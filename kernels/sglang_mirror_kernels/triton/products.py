@@ -16,7 +16,7 @@ import triton.language as tl
 from sglang_mirror_kernels.triton.dot import LEAST_DOT, dot_type
 
 MOST_ROWS = 64  # of a program; more rows read the weights again, from the GPU's cache
-DEPTHS = (128, 64, 32)  # states of a row that pass at a time: as many as there is room for
+DEPTH_BYTES = (256, 128, 64)  # of a row that pass at a time: as many as there is room for
 STAGES = 4  # of these on their way: some 32 programs have to keep the whole memory busy
 LEFT_FREE = 4096  # bytes of shared memory, for what threads exchange
 FEW_SUMS = 4096  # numbers that four warps can add up in their registers
@@ -31,15 +31,15 @@ def tile(states: torch.Tensor, num_columns: int) -> dict[str, Any]:
     """
     rows = min(MOST_ROWS, max(LEAST_DOT, triton.next_power_of_2(states.shape[0])))
     columns = max(LEAST_DOT, triton.next_power_of_2(num_columns))
-    for depth in DEPTHS:
-        room = _shared_bytes(states.device) - LEFT_FREE
-        stages = room // ((rows + 2 * columns) * depth * states.element_size())
+    room = _shared_bytes(states.device) - LEFT_FREE
+    for num_bytes in DEPTH_BYTES:
+        stages = room // ((rows + 2 * columns) * num_bytes)
         if stages > STAGES // 2:
             break
     return {
         "ROWS": rows,
         "COLUMNS": columns,
-        "DEPTH": depth,
+        "DEPTH": num_bytes // states.element_size(),
         "AS": dot_type(states),
         "num_warps": 4 if rows * 2 * columns <= FEW_SUMS else 8,
         "num_stages": max(1, min(stages, STAGES)),
