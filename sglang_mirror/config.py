@@ -46,7 +46,10 @@ class MirrorConfig:
         low=1,
         high=99,
     )
-    draft_backend: str = _setting("torch", "what computes the draft: torch; torch-eager: no CUDA graphs")
+    draft_backend: str = _setting(
+        "torch",
+        "what computes the draft: torch; torch-fused: graphs of merged kernels; torch-eager: no CUDA graphs",
+    )
     draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
     draft_threads: int = _setting(1, "the draft's threads on a CPU", low=1)
     draft_cpus: str | None = _setting(None, "CPU cores for the draft process, such as 1 or 2-3")

@@ -8,7 +8,11 @@ from typing import Any
 from sglang_mirror.bench.table import number
 from sglang_mirror.bench.text_table import text_table
 
-BACKENDS = {"torch": "CUDA graphs", "torch-eager": "eagerly"}
+BACKENDS = {
+    "torch": "CUDA graphs",
+    "torch-fused": "CUDA graphs, merged kernels",
+    "torch-eager": "eagerly",
+}
 
 
 def rollouts(content: dict[str, Any]) -> str:
@@ -16,7 +20,8 @@ def rollouts(content: dict[str, Any]) -> str:
 
     def rows() -> Iterator[list[str]]:
         for name, how in BACKENDS.items():
-            found = content[name]
+            if (found := content.get(name)) is None:  # not asked for, or refused
+                continue
             forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
             yield [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
 
