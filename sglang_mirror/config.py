@@ -47,7 +47,10 @@ class MirrorConfig:
         low=1,
         high=99,
     )
-    draft_backend: str = _setting("torch", "what computes the draft: torch; torch-eager: no CUDA graphs")
+    draft_backend: str = _setting(
+        "torch",
+        "what computes the draft: torch; torch-fused: graphs of merged kernels; torch-eager: no CUDA graphs",
+    )
     draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
     draft_threads: int | None = _setting(
         None, "the draft's threads on a CPU (default: 1; beside a target on GPUs half of the cores)", low=1

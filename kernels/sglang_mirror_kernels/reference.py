@@ -10,13 +10,19 @@ import torch.nn.functional as F
 from sglang_mirror_kernels.rows import WORD_BITS, Layer, TreeRows
 
 
-def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exit_topk(
+    logits: torch.Tensor,
+    children: torch.Tensor,
+    kappa: int,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The early exit's candidates at each node, the node's own children left out.
 
     Args:
         logits: early-exit logits, [N, V].
         children: tokens of each node's children, padded with -1, [N, c].
         kappa: candidates a node; kappa + c <= V.
+        out: where both results go, contiguous; the ids there may be int32.
 
     Returns:
         Token ids int64 [N, kappa], most probable first, and their natural-log probabilities, float32
@@ -27,52 +33,12 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
     values, tokens = torch.topk(logprobs, kappa + children.shape[1], dim=-1, sorted=False)
     own = (tokens.unsqueeze(2) == children.unsqueeze(1)).any(-1)  # [N, kappa + c]
     values, order = torch.topk(values.masked_fill_(own, -torch.inf), kappa, dim=-1)
-    return tokens.gather(1, order), values
-
-
-def follow(
-    tokens: torch.Tensor,
-    first_child: torch.Tensor,
-    next_sibling: torch.Tensor,
-    wanted: torch.Tensor,
-    *,
-    depth: int,
-    topk: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Follow each window from its root as long as a child carries the target's token.
-
-    Greedy and sampled verification are the same walk: by the exact-match rule `wanted` is the target's argmax
-    at each node, or what it samples there.
-
-    Args:
-        tokens: of the nodes, int64 [B, n]; the root is node 0.
-        first_child: of each node, -1 for none, int64 [B, n].
-        next_sibling: the next child of the same parent, -1 for none, int64 [B, n].
-        wanted: the target's own token at each node, int64 [B, n].
-        depth: of the windows: draft tokens on the longest path.
-        topk: children a node, at most.
-
-    Returns:
-        The paths, int64 [B, depth + 1], root first, padded with -1; and how many draft tokens each accepted,
-        int32 [B].
-    """
-    batch = tokens.shape[0]
-    node = torch.zeros(batch, 1, dtype=torch.int64, device=tokens.device)
-    alive = torch.ones(batch, 1, dtype=torch.bool, device=tokens.device)
-    path = [node]
-    for _ in range(depth):
-        choice, child = wanted.gather(1, node), first_child.gather(1, node)
-        found = torch.full_like(node, -1)
-        for _ in range(topk):
-            known = child >= 0
-            token = tokens.gather(1, child.clamp(min=0))
-            found = torch.where(known & (token == choice) & (found < 0), child, found)
-            child = torch.where(known, next_sibling.gather(1, child.clamp(min=0)), -1)
-        alive = alive & (found >= 0)
-        node = torch.where(alive, found, node)
-        path.append(torch.where(alive, node, -1))
-    paths = torch.cat(path, 1)
-    return paths, (paths[:, 1:] >= 0).sum(1, dtype=torch.int32)
+    found = tokens.gather(1, order), values
+    if out is None:
+        return found
+    out[0].copy_(found[0])
+    out[1].copy_(found[1])
+    return out
 
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
@@ -189,6 +155,65 @@ def rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
     return rotated[:, :heads].contiguous()
 
 
+def project_rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None,
+    rope: torch.Tensor,
+    positions: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    eps: float,
+) -> torch.Tensor:
+    """`rotate` of what a projection makes of the states, which are normed first.
+
+    Args:
+        states: [rows, width].
+        weight: of queries, keys and values, [(heads + 2 * kv heads) * head dim, width].
+        bias: of the same; None: none.
+        norm: as of `rotate`, like all that follows.
+        rope: [positions, 2, 1, head dim].
+        positions: int64 [rows].
+        memory: where KV is written.
+        rows: where in it.
+        layer: whose KV is written.
+        eps: of all norms.
+
+    Returns:
+        Queries, [rows, heads, head dim].
+    """
+    projected = _projected(states, weight, bias, eps).view(len(states), -1, rope.shape[-1])
+    return rotate(projected, norm, rope, positions, memory, rows, layer, eps=eps).to(states.dtype)
+
+
+def project_gate(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+) -> torch.Tensor:
+    """`gate` of what a projection makes of the states, which are normed first.
+
+    Args:
+        states: [rows, width].
+        weight: of the gates, then of what they gate, [2 * inner, width].
+        bias: of the same; None: none.
+        eps: of the norm.
+
+    Returns:
+        [rows, inner].
+    """
+    return gate(_projected(states, weight, bias, eps)).to(states.dtype)
+
+
+def _projected(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    """Float32, so that it is rounded only where a merged kernel rounds."""
+    normed = F.rms_norm(states.float(), states.shape[-1:], None, eps)
+    return F.linear(normed, weight.float(), None if bias is None else bias.float())
+
+
 def gate(both: torch.Tensor, *, eps: float = 0.0, states: torch.Tensor | None = None) -> torch.Tensor:
     """SwiGLU of a gate and, beside it, what it gates: [rows, 2 * width] -> [rows, width].
 
@@ -207,18 +232,3 @@ def _normed(projected: torch.Tensor, states: torch.Tensor, eps: float) -> torch.
     """A projection of RMSNorm(states), from one of the states: the norm is a factor for each row."""
     size = torch.rsqrt(states.float().square().mean(-1) + eps)
     return (projected.float() * size.view(-1, *[1] * (projected.dim() - 1))).to(projected.dtype)
-
-
-def pack_mask(mask: torch.Tensor) -> torch.Tensor:
-    """Bits of a mask as FlashInfer takes them: row after row, the first in the lowest bit of the first byte.
-
-    Args:
-        mask: bool [...].
-
-    Returns:
-        uint8 [ceil(cells / 8)].
-    """
-    bits = mask.flatten().to(torch.uint8)
-    bits = F.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    weights = 1 << torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return (bits * weights).sum(1, dtype=torch.uint8)

@@ -26,13 +26,18 @@ def _twin(tensor: torch.Tensor) -> bool:
     return (tensor.is_cuda or _interpreted()) and has_triton()
 
 
-def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exit_topk(
+    logits: torch.Tensor,
+    children: torch.Tensor,
+    kappa: int,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`reference.exit_topk`, by the implementation for the logits' device."""
     if _twin(logits):
         from sglang_mirror_kernels.triton import exit_topk as twin  # noqa: PLC0415 - needs Triton
 
-        return twin.exit_topk(logits, children, kappa)
-    return reference.exit_topk(logits, children, kappa)
+        return twin.exit_topk(logits, children, kappa, out)
+    return reference.exit_topk(logits, children, kappa, out)
 
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
@@ -46,13 +51,29 @@ def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
 
 
 def tree_attention(
-    query: torch.Tensor, memory: torch.Tensor, rows: TreeRows, layer: Layer, *, scale: float
+    query: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    scale: float,
+    arrived: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`reference.tree_attention`, by the implementation for the query's device."""
+    """`reference.tree_attention`, by the implementation for the query's device.
+
+    Args:
+        query: as there, like all but the last.
+        memory: as there.
+        rows: as there.
+        layer: as there.
+        scale: as there.
+        arrived: zeros, int32 [rows * kv heads] or more, and zeros again afterwards; what has them to itself
+            computes in one launch of Triton's instead of two.
+    """
     if _twin(query):
         from sglang_mirror_kernels.triton import tree_attention as twin  # noqa: PLC0415 - needs Triton
 
-        return twin.tree_attention(query, memory, rows, layer, scale=scale)
+        return twin.tree_attention(query, memory, rows, layer, scale=scale, arrived=arrived)
     return reference.tree_attention(query, memory, rows, layer, scale=scale)
 
 
@@ -83,3 +104,37 @@ def gate(both: torch.Tensor, *, eps: float = 0.0, states: torch.Tensor | None = 
 
         return twin.gate(both, eps=eps, states=states)
     return reference.gate(both, eps=eps, states=states)
+
+
+def project_rotate(  # noqa: PLR0917 - of a layer, in the order in which it reads them
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None,
+    rope: torch.Tensor,
+    positions: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    eps: float,
+) -> torch.Tensor:
+    """`reference.project_rotate`, by the implementation for the states' device."""
+    if _twin(states):
+        from sglang_mirror_kernels.triton import project_rotate as twin  # noqa: PLC0415 - needs Triton
+
+        run = twin.project_rotate
+    else:
+        run = reference.project_rotate
+    return run(states, weight, bias, norm, rope, positions, memory, rows, layer, eps=eps)
+
+
+def project_gate(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+) -> torch.Tensor:
+    """`reference.project_gate`, by the implementation for the states' device."""
+    if _twin(states):
+        from sglang_mirror_kernels.triton import project_gate as twin  # noqa: PLC0415 - needs Triton
+
+        return twin.project_gate(states, weight, bias, eps=eps)
+    return reference.project_gate(states, weight, bias, eps=eps)

@@ -9,7 +9,11 @@ from sglang_mirror.bench.provenance import origin, origin_if_any
 from sglang_mirror.bench.table import number
 from sglang_mirror.bench.text_table import text_table
 
-BACKENDS = {"torch": "CUDA graphs", "torch-eager": "eagerly"}
+BACKENDS = {
+    "torch": "CUDA graphs",
+    "torch-fused": "CUDA graphs, merged kernels",
+    "torch-eager": "eagerly",
+}
 
 
 def rollouts(content: dict[str, Any]) -> str:

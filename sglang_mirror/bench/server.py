@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import shlex
 import signal
 import socket
@@ -25,6 +26,7 @@ START_TIMEOUT_S = 180.0
 DRAFT_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
+PORTS, MOST_TRIES = range(20_000, 30_000), 100
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -47,11 +49,19 @@ class ServerError(MirrorError):
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port that nobody listens on now.
+
+    None of those that the system gives to outgoing connections: a server listens half a minute after its start,
+    and by then one of them may have been taken.
+
+    Raises:
+        ServerError: there is none.
+    """
+    for port in random.sample(PORTS, MOST_TRIES):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerError(f"no port is free among {MOST_TRIES} from {PORTS.start} to {PORTS.stop - 1}")
 
 
 def cpu_environment(threads: int = 1) -> dict[str, str]:

@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="model folder or hub name")
     add("--endpoint", required=True, help="ipc://PATH or tcp://HOST:PORT to serve on")
     add("--device", default="cpu", help="cpu, cuda:1, ... (default: %(default)s)")
-    add("--backend", default="torch", help="torch, or torch-eager without CUDA graphs (default: %(default)s)")
+    add(
+        "--backend",
+        default="torch",
+        help="torch; torch-fused: merged kernels in its CUDA graphs, a GPU only; torch-eager: no CUDA graphs "
+        "(default: %(default)s)",
+    )
     add(
         "--dtype",
         default="auto",

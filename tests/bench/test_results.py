@@ -25,6 +25,7 @@ from sglang_mirror.bench.results import (
 from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
 from sglang_mirror.bench.results_exact import law
 from sglang_mirror.bench.results_latency import latency
+from sglang_mirror.bench.results_gpu import rollouts
 from sglang_mirror.bench.results_soak import soaked
 from tests.bench.test_report import NUMBERS, OURS, content, entry
 
@@ -137,6 +138,14 @@ def test_notes_go_above_their_sections_tables(tmp_path: Path, compared: dict[str
 
 def test_tuning_is_against_the_first(compared: dict[str, Any]) -> None:
     assert "| own | mirror | 123.4 | 1.93 (1.70 to 2.20) | 4.64 |" in tuning(compared)
+
+
+def test_rollouts_are_of_the_backends_that_were_timed() -> None:
+    timed = {"forward_ms": {rows: {"median": 1.25} for rows in ("1", "16", "64", "128")}}
+    facts = dict.fromkeys(("shape", "device", "torch_version", "text", "roots", "gamma"), "0")
+    text = rollouts({**facts, "torch-fused": {**timed, "draft_ms": {"median": 8.5}}})
+    assert text.splitlines()[-1] == "| CUDA graphs, merged kernels | 1.25 | 1.25 | 1.25 | 1.25 | 8.50 |"
+    assert "eagerly" not in text
 
 
 def test_a_soak_says_what_was_lost_and_when_mirror_was_back(compared: dict[str, Any]) -> None:

@@ -17,11 +17,13 @@ from sglang_mirror.bench.pair import embedded_streaming
 from sglang_mirror.draft.backends import load_backend
 from sglang_mirror.draft.backends.base import Cache, Segment
 from sglang_mirror.draft.backends.buckets import Buckets
+from sglang_mirror.draft.backends.fused_llama import FusedLlama
 from sglang_mirror.draft.backends.graphed import GraphedBackend
 from sglang_mirror.draft.backends.kv_cache import TensorCache
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights
 from sglang_mirror.draft.backends.self_check import deviation, reference
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror.errors import DraftError
 from tests.draft.tiny import VOCAB, make
 from tests.kernels.test_triton import run_cases
 
@@ -37,7 +39,9 @@ class Pair:
     caches are then cut from it, with what an earlier owner might have left there.
     """
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, streams: int = 0) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, streams: int = 0, fused: bool = False
+    ) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         model = model.to(DEVICE).eval()
         expected = reference(model)
@@ -48,7 +52,7 @@ class Pair:
         self.num_streams, self.num_ahead = streams, 0
         self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
         self.eager.most_along = 0
-        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS)
+        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS, fused=fused)
         if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             arena, used = torch.randn(ARENA), itertools.count(0)
             self.graphed._memory = arena
@@ -132,19 +136,26 @@ def play(both: Pair, picker: random.Random, num_forwards: int) -> None:
             requests.pop(picker.randrange(len(requests)))
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("architecture", "changes"),
     [
         ("qwen3", {}),
         ("qwen2", {"num_key_value_heads": 1}),  # four heads a KV head; biases
-        ("llama", {"num_key_value_heads": 4, "hidden_size": 48, "attention_bias": True}),  # head size 12
+        # Head size 12.
+        ("llama", {"num_key_value_heads": 4, "hidden_size": 48, "attention_bias": True, "mlp_bias": True}),
         ("mistral", {"sliding_window": None}),
     ],
 )
 def test_random_trees(
-    architecture: str, changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str,
+    changes: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fused: bool,
 ) -> None:
-    both = Pair(make(architecture, tmp_path, **changes), monkeypatch)
+    both = Pair(make(architecture, tmp_path, **changes), monkeypatch, fused=fused)
     play(both, random.Random(architecture), 20)
 
 
@@ -155,10 +166,11 @@ def test_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert both.num_ahead > 300
 
 
-def test_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
     """Small enough for the interpreter, whose rows are 200 times slower."""
     folder = make("qwen3", tmp_path, num_hidden_layers=1)
-    both, picker = Pair(folder, monkeypatch, streams=2), random.Random(2)
+    both, picker = Pair(folder, monkeypatch, streams=2, fused=fused), random.Random(2)
     requests = [Request((both.graphed.new_cache(), both.eager.new_cache())) for _ in range(2)]
     both.forward([request.segments(picker, 2, prompt=True) for request in requests], 3)
     for request in (requests[0], requests[1], requests[0]):
@@ -222,13 +234,33 @@ def test_refuses_what_is_computed_eagerly(tmp_path: Path) -> None:
         GraphedBackend(model, "tiny", LlamaLoop(model), num_tokens=VOCAB)
 
 
+def test_merged_kernels_refuse_heads_too_large_for_them(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path, num_hidden_layers=1, head_dim=320)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with pytest.raises(ValueError, match="its heads have 320 channels, more than 256"):
+        GraphedBackend(model, "tiny", LlamaLoop(model), num_tokens=VOCAB, fused=True)
+
+
+def test_merged_kernels_say_all_that_they_cannot_do(tmp_path: Path) -> None:
+    folder = str(make("gemma2", tmp_path))
+    with pytest.raises(DraftError) as refused:
+        load_backend("torch-fused", model=folder, device="cpu", dtype="auto", threads=1)
+    assert str(refused.value) == (
+        f"--backend torch-fused cannot run --model {folder}: --device cpu is no GPU; the model is a "
+        "Gemma2ForCausalLM, and merged kernels compute models of Llama's kind only. Choose --backend torch, "
+        "which takes the fastest way that suits a model and its device"
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("name", ["torch", "torch-fused"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_gpu_gets_graphs(dtype: str, tmp_path: Path) -> None:
+def test_a_gpu_gets_graphs(name: str, dtype: str, tmp_path: Path) -> None:
     folder = str(make("qwen3", tmp_path))
-    backend = load_backend("torch", model=folder, device="cuda", dtype=dtype, threads=1)
+    backend = load_backend(name, model=folder, device="cuda", dtype=dtype, threads=1)
     assert isinstance(backend, GraphedBackend)
+    assert isinstance(backend._model, FusedLlama) == (name == "torch-fused")
     assert all(bucket.graph is not None for bucket in backend._main.buckets)
     eager = load_backend("torch-eager", model=folder, device="cuda", dtype=dtype, threads=1)
     assert not isinstance(eager, GraphedBackend)
@@ -236,9 +268,10 @@ def test_a_gpu_gets_graphs(dtype: str, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-def test_a_streaming_draft_gets_graphs() -> None:
+@pytest.mark.parametrize("name", ["torch", "torch-fused"])
+def test_a_streaming_draft_gets_graphs(name: str) -> None:
     folder = str(embedded_streaming())
-    backend = load_backend("torch", model=folder, device="cuda", dtype="bfloat16", threads=1)
+    backend = load_backend(name, model=folder, device="cuda", dtype="bfloat16", threads=1)
     assert isinstance(backend, GraphedBackend)
     assert backend._streams is not None
     assert all(bucket.graph is not None for bucket in backend._streams.buckets)
@@ -247,7 +280,8 @@ def test_a_streaming_draft_gets_graphs() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_a_sliding_window_is_computed_eagerly(tmp_path: Path) -> None:
-    backend = load_backend(
-        "torch", model=str(make("mistral", tmp_path)), device="cuda", dtype="auto", threads=1
-    )
+    folder = str(make("mistral", tmp_path))
+    backend = load_backend("torch", model=folder, device="cuda", dtype="auto", threads=1)
     assert not isinstance(backend, GraphedBackend)
+    with pytest.raises(DraftError, match=r"sliding windows.*Choose --backend torch"):
+        load_backend("torch-fused", model=folder, device="cuda", dtype="auto", threads=1)

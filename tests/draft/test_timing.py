@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from sglang_mirror.bench import gpu
+import pytest
+
 from sglang_mirror.draft import timing
 from sglang_mirror.draft.backends import load_backend
 from tests.draft.tiny import make
 
 
-def test_report(tmp_path: Path) -> None:
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = (
         "--device cpu --rows 1 3 --roots 5 --requests 2 --gamma 3 --text 150 --repeats 2 --eager-repeats 0 "
         "--profile"
@@ -19,6 +21,8 @@ def test_report(tmp_path: Path) -> None:
         timing.parser().parse_args(["--model", str(make("qwen3", tmp_path)), *options.split()])
     )
     assert "torch-eager" not in found
+    assert "torch-fused" not in found
+    assert "torch-fused is left out: " in capsys.readouterr().err
     assert list(found["torch"]["forward_ms"]) == [1, 3]
     spent = [kernel["ms"] for kernel in found["torch"]["kernels"].values()]
     assert spent[0] > 0

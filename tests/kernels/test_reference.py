@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from sglang_mirror_kernels.reference import exit_topk, pack_mask
+from sglang_mirror_kernels.reference import exit_topk
 
 
 def naive(logits: list[float], children: list[int], kappa: int) -> list[tuple[int, float]]:
@@ -38,8 +37,3 @@ def test_the_argument_is_left_alone() -> None:
     logits = torch.arange(6.0)[None]
     exit_topk(logits, torch.tensor([[5]]), 2)
     assert logits.tolist() == [[0, 1, 2, 3, 4, 5]]
-
-
-def test_bits_of_a_mask_are_numpys() -> None:
-    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) < 0.5
-    assert pack_mask(mask).tolist() == np.packbits(mask.numpy(), axis=None, bitorder="little").tolist()

@@ -27,6 +27,6 @@ def run_cases(cases: Path, *options: str) -> None:
     assert " passed" in done.stdout
 
 
-@pytest.mark.parametrize("cases", ["triton_cases.py", "tree_cases.py"])
+@pytest.mark.parametrize("cases", ["triton_cases.py", "tree_cases.py", "project_cases.py"])
 def test_against_the_references(cases: str) -> None:
     run_cases(Path(__file__).with_name(cases))

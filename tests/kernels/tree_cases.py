@@ -62,20 +62,28 @@ def signed(word: int) -> int:
 
 
 def check(
-    requests: list[Request], *, heads: int, dim: int, padding: int = 0, seed: int = 0,
+    requests: list[Request],
+    *,
+    heads: int,
+    dim: int,
+    padding: int = 0,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> None:  # fmt: skip
+    merged: bool = False,
+) -> None:
+    """In two launches; or in one, and once more with what that one left."""
     rows, memory = rows_of(requests, dim, padding=padding, seed=seed)
     memory = memory.to(DEVICE, dtype)
     num_rows = len(rows.base)
     query = torch.randn(num_rows, heads, dim, generator=torch.Generator().manual_seed(seed)).to(memory)
-    found, wanted = (
-        each.tree_attention(query, memory, rows, LAYER, scale=dim**-0.5)
-        for each in (tree_attention, reference)
-    )
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
-    assert not found[num_rows - padding :].any()
+    scale, tolerance = dim**-0.5, 1e-4 if dtype == torch.float32 else 2e-2
+    wanted = reference.tree_attention(query, memory, rows, LAYER, scale=scale)
+    arrived = torch.zeros(num_rows * LAYER.num_kv_heads + 1, dtype=torch.int32, device=DEVICE)
+    for own in (arrived, arrived) if merged else (None,):
+        found = tree_attention.tree_attention(query, memory, rows, LAYER, scale=scale, arrived=own)
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+        assert not found[num_rows - padding :].any()
+        assert not arrived.any()
 
 
 @FEW
@@ -87,9 +95,12 @@ def check(
     dim=st.sampled_from([8, 24, 64]),
     padding=st.integers(0, 3),
     seed=st.integers(0, 99),
+    merged=st.booleans(),
 )
-def test_tree_attention(*, requests: list[Request], group: int, dim: int, padding: int, seed: int) -> None:
-    check(requests, heads=group * LAYER.num_kv_heads, dim=dim, padding=padding, seed=seed)
+def test_tree_attention(
+    *, requests: list[Request], group: int, dim: int, padding: int, seed: int, merged: bool
+) -> None:
+    check(requests, heads=group * LAYER.num_kv_heads, dim=dim, padding=padding, seed=seed, merged=merged)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -106,8 +117,26 @@ def test_tree_attention_of_odd_shapes(requests: list[Request], dtype: torch.dtyp
     check(requests, heads=8, dim=16, padding=1, dtype=dtype)
 
 
-def test_only_rows_that_fill_up() -> None:
-    check([], heads=2, dim=8, padding=2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("requests", "group", "dim"),
+    [
+        ([(1, 0, 0)], 1, 64),  # one part of eight sees anything
+        ([(3, 70, 0)], 2, 128),
+        ([(16, 600, 20)], 3, 40),  # every part does, and the channels are summed in two turns
+        ([(1, 9, 130)] * 9, 2, 8),  # more blocks than programs; parts of which a row sees nothing
+        ([(33, 64, 63), (31, 5, 0)], 1, 24),
+    ],
+)
+def test_tree_attention_in_one_launch(
+    requests: list[Request], group: int, dim: int, dtype: torch.dtype
+) -> None:
+    check(requests, heads=group * LAYER.num_kv_heads, dim=dim, padding=2, dtype=dtype, merged=True)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_only_rows_that_fill_up(*, merged: bool) -> None:
+    check([], heads=2, dim=8, padding=2, merged=merged)
 
 
 def some_states(width: int, num_rows: int, dtype: torch.dtype) -> torch.Tensor | None:

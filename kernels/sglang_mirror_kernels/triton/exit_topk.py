@@ -41,8 +41,8 @@ def _best_of_block(
         own = tl.load(children + row * NUM_CHILDREN + child)
         found = tl.where(ids == own, float("-inf"), found)
     for rank in tl.static_range(KAPPA):
-        best = tl.argmax(found, 0)
-        tl.store(values + cell * KAPPA + rank, tl.max(found, 0))
+        value, best = tl.max(found, 0, return_indices=True)
+        tl.store(values + cell * KAPPA + rank, value)
         tl.store(tokens + cell * KAPPA + rank, (block * SIZE + best).to(tl.int64))
         found = tl.where(places == best, float("-inf"), found)
 
@@ -70,14 +70,19 @@ def _best_of_row(
     places = tl.arange(0, VALUES)
     found = tl.load(values + row * num_values + places, mask=places < num_values, other=float("-inf"))
     for rank in tl.static_range(KAPPA):
-        best = tl.argmax(found, 0)
+        value, best = tl.max(found, 0, return_indices=True)
         token = tl.load(tokens + row * num_values + best)
         tl.store(found_tokens + row * KAPPA + rank, token)
-        tl.store(found_logprobs + row * KAPPA + rank, tl.max(found, 0) - normaliser)
+        tl.store(found_logprobs + row * KAPPA + rank, value - normaliser)
         found = tl.where(places == best, float("-inf"), found)
 
 
-def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exit_topk(
+    logits: torch.Tensor,
+    children: torch.Tensor,
+    kappa: int,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.exit_topk`; logits' rows may lie apart, their entries next to each other."""
     assert logits.stride(1) == 1, "each row's logits lie next to each other"
     rows, num_logits = logits.shape
@@ -99,19 +104,22 @@ def exit_topk(logits: torch.Tensor, children: torch.Tensor, kappa: int) -> tuple
         KAPPA=kappa,
         SIZE=BLOCK,
     )
-    found_tokens = torch.empty(rows, kappa, dtype=torch.int64, device=logits.device)
-    found_logprobs = torch.empty(rows, kappa, dtype=torch.float32, device=logits.device)
+    if out is None:
+        out = (
+            torch.empty(rows, kappa, dtype=torch.int64, device=logits.device),
+            torch.empty(rows, kappa, dtype=torch.float32, device=logits.device),
+        )
+    assert all(each.shape == (rows, kappa) and each.is_contiguous() for each in out)
     _best_of_row[rows,](
         values,
         tokens,
         highest,
         total,
-        found_tokens,
-        found_logprobs,
+        *out,
         num_blocks,
         num_blocks * kappa,
         KAPPA=kappa,
         BLOCKS=triton.next_power_of_2(num_blocks),
         VALUES=triton.next_power_of_2(num_blocks * kappa),
     )
-    return found_tokens, found_logprobs
+    return out

@@ -1,5 +1,7 @@
 """Attention of many requests' tree rows in two stages: parts of what a row sees, then their sum.
 
+The second is in `part_sums`.
+
 One program a block of rows, KV head and part. A block's rows share a request, so that each key is read once
 for all of them and for all query heads of its KV head. What they see passes by 64 slots at a time, first the
 text, which needs no mask, then the tree, a word of bits for each row; with a running maximum and normaliser
@@ -14,11 +16,13 @@ import triton
 import triton.language as tl
 
 from sglang_mirror_kernels.rows import BLOCK_ROWS, WORD_BITS, Layer, TreeRows
+from sglang_mirror_kernels.triton.dot import LEAST_DOT, dot_type
+from sglang_mirror_kernels.triton.part_sums import clear, sum_if_last, sum_parts
 
 # A single request's 16 rows fill 64 to 128 of a large GPU's multiprocessors, and 1,000 slots are two passes.
 PARTS = 8
 SPARE_BLOCKS = 4
-LEAST_DOT = 16  # Triton's smallest side of a product
+SLICE_OF_WARP = 512  # numbers of each part that a warp has registers for
 
 
 @triton.jit(do_not_specialize=["num_rows", "layer"])
@@ -36,6 +40,8 @@ def _attend(
     mixed_out,
     highest_out,
     total_out,
+    arrived,
+    final,
     scale,
     num_rows,
     seen_stride,
@@ -50,6 +56,8 @@ def _attend(
     DIM: tl.constexpr,
     PARTS: tl.constexpr,
     AS: tl.constexpr,
+    MERGED: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
     kv_head, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
     members, channels, bits = tl.arange(0, ROWS * WIDE_GROUP), tl.arange(0, DIM), tl.arange(0, KEYS)
@@ -101,42 +109,48 @@ def _attend(
         tl.store(highest_out + out, highest, mask=is_member)
         tl.store(total_out + out, total, mask=is_member)
         tl.store(mixed_out + out[:, None] * dim + channels[None, :], mixed, mask=inside)
-
-
-@triton.jit(do_not_specialize=["num_rows"])
-def _sum_parts(
-    mixed, highest, total, num_slots, out, num_rows, num_heads, dim, DIM: tl.constexpr, PARTS: tl.constexpr
-):
-    row, head = tl.program_id(0), tl.program_id(1)
-    parts, channels = tl.arange(0, PARTS), tl.arange(0, DIM)
-    is_row = tl.load(num_slots + row) > 0  # of other rows no part wrote anything
-    cell = row.to(tl.int64) * num_heads + head
-    cells = parts.to(tl.int64) * num_rows * num_heads + cell
-    tops = tl.load(highest + cells, mask=is_row & (parts >= 0), other=float("-inf"))
-    alive = tops > float("-inf")
-    top = tl.max(tops, 0)
-    weights = tl.where(alive, tl.exp(tops - tl.where(top == float("-inf"), 0.0, top)), 0.0)
-    whole = tl.sum(weights * tl.load(total + cells, mask=alive, other=0.0), 0)
-    inside = alive[:, None] & (channels < dim)[None, :]
-    found = tl.load(mixed + cells[:, None] * dim + channels[None, :], mask=inside, other=0.0)
-    found = tl.sum(weights[:, None] * found, 0) / tl.where(whole > 0, whole, 1.0)
-    tl.store(out + cell * dim + channels, found, mask=channels < dim)
+        if MERGED:
+            num_parts = tl.cdiv(num_steps, steps)  # that saw something
+            if part < num_parts:
+                sum_if_last(
+                    mixed_out,
+                    highest_out,
+                    total_out,
+                    arrived + block * num_kv_heads + kv_head,
+                    final,
+                    cell,
+                    is_member,
+                    num_parts,
+                    num_rows.to(tl.int64) * num_kv_heads * GROUP,
+                    dim,
+                    DIM,
+                    PARTS,
+                    SLICE,
+                )
+    if MERGED:
+        clear(final, num_slots, num_rows, num_kv_heads, dim, GROUP, WIDE_GROUP, ROWS, DIM)
 
 
 def tree_attention(
-    query: torch.Tensor, memory: torch.Tensor, rows: TreeRows, layer: Layer, *, scale: float
+    query: torch.Tensor,
+    memory: torch.Tensor,
+    rows: TreeRows,
+    layer: Layer,
+    *,
+    scale: float,
+    arrived: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `reference.tree_attention`."""
+    """As `select.tree_attention`."""
     num_rows, heads, dim = query.shape
     assert query.is_contiguous() and rows.seen.stride(1) == 1
+    assert arrived is None or arrived.numel() >= num_rows * layer.num_kv_heads
     group = heads // layer.num_kv_heads
     wide_group, wide_dim = triton.next_power_of_2(group), max(LEAST_DOT, triton.next_power_of_2(dim))
     like = {"dtype": torch.float32, "device": query.device}
     mixed = torch.empty(PARTS, num_rows, heads, dim, **like)
     highest, total = torch.empty(2, PARTS, num_rows, heads, **like)
-    # The interpreter has no products in half precision.
-    exact = query.dtype == torch.float32 or query.device.type == "cpu"
-    half = tl.bfloat16 if query.dtype == torch.bfloat16 else tl.float16
+    out = torch.empty_like(query)
+    num_warps = 4 if wide_group * BLOCK_ROWS <= 64 else 8
     # Enough for one request's blocks, and some for others'. 64 rows may be 64 blocks, of which each program
     # then takes several: those that find nothing to do would cost time in every layer.
     at_once = min(num_rows, triton.cdiv(num_rows, BLOCK_ROWS) + SPARE_BLOCKS)
@@ -154,6 +168,8 @@ def tree_attention(
         mixed,
         highest,
         total,
+        highest if arrived is None else arrived,
+        out,
         scale,
         num_rows,
         rows.seen.stride(0),
@@ -167,22 +183,24 @@ def tree_attention(
         KEYS=WORD_BITS,
         DIM=wide_dim,
         PARTS=PARTS,
-        AS=tl.float32 if exact else half,
-        num_warps=4 if wide_group * BLOCK_ROWS <= 64 else 8,
+        AS=dot_type(query),
+        MERGED=arrived is not None,
+        SLICE=max(LEAST_DOT, min(wide_dim, num_warps * SLICE_OF_WARP // (wide_group * BLOCK_ROWS))),
+        num_warps=num_warps,
         num_stages=2,
     )
-    out = torch.empty_like(query)
-    _sum_parts[num_rows, heads](
-        mixed,
-        highest,
-        total,
-        rows.num_slots,
-        out,
-        num_rows,
-        heads,
-        dim,
-        DIM=wide_dim,
-        PARTS=PARTS,
-        num_warps=1,
-    )
+    if arrived is None:
+        sum_parts[num_rows, heads](
+            mixed,
+            highest,
+            total,
+            rows.num_slots,
+            out,
+            num_rows,
+            heads,
+            dim,
+            DIM=wide_dim,
+            PARTS=PARTS,
+            num_warps=1,
+        )
     return out

@@ -11,19 +11,19 @@ from sglang_mirror.errors import SettingsError
 Loader = Callable[..., Backend]
 
 
-def _torch(*, model: str, device: str, dtype: str, threads: int) -> Backend:
-    from sglang_mirror.draft.backends.load import load_torch  # noqa: PLC0415 - torch is heavy
+def _torch(kind: str) -> Loader:
+    def load(*, model: str, device: str, dtype: str, threads: int) -> Backend:
+        from sglang_mirror.draft.backends.load import load_torch  # noqa: PLC0415 - torch is heavy
 
-    return load_torch(model, device=device, dtype=dtype, threads=threads)
+        return load_torch(model, device=device, dtype=dtype, threads=threads, kind=kind)
 
-
-def _torch_eager(*, model: str, device: str, dtype: str, threads: int) -> Backend:
-    from sglang_mirror.draft.backends.load import load_torch  # noqa: PLC0415 - torch is heavy
-
-    return load_torch(model, device=device, dtype=dtype, threads=threads, graphs=False)
+    return load
 
 
-BACKENDS: dict[str, Loader] = {"torch": _torch, "torch-eager": _torch_eager, "scripted": load_scripted}
+BACKENDS: dict[str, Loader] = {
+    **{kind: _torch(kind) for kind in ("torch", "torch-fused", "torch-eager")},
+    "scripted": load_scripted,
+}
 
 
 def load_backend(name: str, *, model: str, device: str, dtype: str, threads: int) -> Backend:

@@ -18,6 +18,7 @@ import torch
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Segment
 from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, NUM_WORDS, Bucket, Buckets, Found
+from sglang_mirror.draft.backends.fused_llama import FusedLlama
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.packing import POSITION, TOKEN, Packed, as_rows, pack, stream_rows
 from sglang_mirror.draft.backends.static_llama import StaticLlama
@@ -39,23 +40,32 @@ class GraphedBackend(TorchBackend):
         loop: its weights.
         num_tokens: as `TorchBackend` has it.
         buckets: numbers of rows to capture, ascending.
+        fused: with merged kernels.
 
     Raises:
-        ValueError: the model's layers slide.
+        ValueError: the model's layers slide, or the merged kernels cannot do what it asks for.
         RuntimeError: it cannot be captured.
     """
 
     most_along = 0  # the streams have graphs of their own
 
     def __init__(
-        self, model: Any, name: str, loop: LlamaLoop, *, num_tokens: int, buckets: Sequence[int] = BUCKETS
+        self,
+        model: Any,
+        name: str,
+        loop: LlamaLoop,
+        *,
+        num_tokens: int,
+        buckets: Sequence[int] = BUCKETS,
+        fused: bool = False,
     ) -> None:
         super().__init__(model, name, loop, num_tokens=num_tokens)
         if any(layer.sliding for layer in loop.layers):
-            raise ValueError("sliding windows are computed eagerly")
+            raise ValueError("its layers attend in sliding windows, which are computed eagerly")
         shape, most, streams = self._shape, buckets[-1], loop.num_streams
         width = loop.embedding.shape[1]
-        self._model = StaticLlama(loop, self.max_len, shape.num_kv_heads)
+        static = loop, self.max_len, shape.num_kv_heads
+        self._model = FusedLlama(*static, num_rows=most) if fused else StaticLlama(*static)
         held: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
         self._memory = torch.zeros(ALIGNED, **held)
         self._logits = torch.empty(most, self.vocab_size, **held)
@@ -154,13 +164,12 @@ class GraphedBackend(TorchBackend):
         self._select(bucket, logits)
 
     def _select(self, bucket: Bucket, logits: torch.Tensor) -> None:
-        ids, logprobs = exit_topk(
+        exit_topk(
             logits[:, : self._num_tokens],
             self._no_children[: bucket.num_rows],
             bucket.found.shape[2],
+            (bucket.found[0], bucket.found[1].view(torch.float32)),
         )
-        bucket.found[0].copy_(ids)
-        bucket.found[1].view(torch.float32).copy_(logprobs)
 
 
 def _as_candidates(found: Found) -> list[Candidates]:

@@ -20,10 +20,13 @@ class Linear:
     Args:
         weight: [out, in]
         bias: [out]
+
+    Attributes:
+        bias: as given.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self._bias = bias
+        self.bias = bias
         self._packed = _pack(weight)
         num_bytes = weight.numel() * weight.element_size()
         self._weight = weight if self._packed is None or num_bytes < PACKED_ONLY_BYTES else None
@@ -31,23 +34,25 @@ class Linear:
         self._packed_rows = -(-PACKED_FROM // weight.numel()) if self._weight is not None else 0
 
     @property
-    def has_bias(self) -> bool:
-        return self._bias is not None
+    def weight(self) -> torch.Tensor:
+        """As given; not of one that is kept packed only."""
+        assert self._weight is not None
+        return self._weight
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """[rows, in] -> [rows, out]"""
         if self._weight is None or (self._packed is not None and rows.shape[0] >= self._packed_rows):
             product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                rows, self._packed, self._bias, "none", [], ""
+                rows, self._packed, self.bias, "none", [], ""
             )
             return product
-        return F.linear(rows, self._weight, self._bias)
+        return F.linear(rows, self._weight, self.bias)
 
     def added_to(self, residual: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """`residual + self(rows)`, in one operation where that is the faster one."""
         if (
             self._transposed is None
-            or self._bias is not None
+            or self.bias is not None
             or (self._packed is not None and rows.shape[0] >= self._packed_rows)
         ):
             return residual + self(rows)
@@ -55,14 +60,14 @@ class Linear:
 
     def add_to(self, residual: torch.Tensor, rows: torch.Tensor) -> None:
         """`residual += self(rows)` in place, which on a GPU spares `added_to`'s copy of the residual."""
-        if self._transposed is None or self._bias is not None:
+        if self._transposed is None or self.bias is not None:
             residual += self(rows)
         else:
             residual.addmm_(rows, self._transposed)
 
     def into(self, out: torch.Tensor, rows: torch.Tensor) -> None:
         """`out[:] = self(rows)`"""
-        if self._transposed is None or self._bias is not None:
+        if self._transposed is None or self.bias is not None:
             out.copy_(self(rows))
         else:
             torch.mm(rows, self._transposed, out=out)

@@ -22,11 +22,12 @@ from sglang_mirror_kernels.select import has_triton
 
 logger = logging.getLogger(__name__)
 
+FUSED = "torch-fused"
 # What a model that is not made for our attention may fail with.
 _MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)
 
 
-def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: bool = True) -> TorchBackend:
+def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str = "torch") -> TorchBackend:
     """Load a model and check that it computes trees as its own forward computes text.
 
     Args:
@@ -34,7 +35,8 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
         device: as PyTorch names it.
         dtype: float32, bfloat16, float16; or auto: float32 on a CPU, elsewhere the checkpoint's.
         threads: CPU threads; 0 leaves PyTorch's default.
-        graphs: on a GPU, compute in CUDA graphs what can be; otherwise everything eagerly.
+        kind: torch: on a GPU, compute in CUDA graphs what can be; torch-fused: in graphs with merged kernels,
+            or not at all; torch-eager: everything eagerly.
 
     Raises:
         SettingsError: the model cannot be a draft, or the device does not exist.
@@ -45,6 +47,8 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
     if threads:
         torch.set_num_threads(threads)
     loaded = _load(model, device, "float32" if dtype == "auto" and device == "cpu" else dtype)
+    if kind == FUSED and (problems := _not_fused(loaded)):
+        raise _refusal(model, "; ".join(problems), kind=FUSED)
     if loaded.device.index:
         torch.cuda.set_device(loaded.device)  # kernels of Triton run on the current device
     try:
@@ -56,7 +60,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
     if streams is not None and not suits(loaded):
         raise _refusal(model, "streams run in models of Llama's kind only")
     reasons, passing = [], False
-    for way, backend_of in _ways(loaded, model, streams, num_tokens, graphs=graphs).items():
+    for way, backend_of in _ways(loaded, model, streams, num_tokens, kind=kind).items():
         try:
             backend = backend_of()
             off = deviation(backend, expected)
@@ -70,27 +74,45 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, graphs: boo
                 logger.warning("%s does not run in what would be faster: %s", model, "; ".join(reasons))
             return backend
         reasons.append(f"{way}: logits off by {off:.3f} of their norm")
-    raise _refusal(model, "; ".join(reasons), passing=passing)
+    raise _refusal(model, "; ".join(reasons), passing=passing, kind=kind)
 
 
 def _ways(
-    loaded: Any, name: str, streams: StreamWeights | None, num_tokens: int, *, graphs: bool
+    loaded: Any, name: str, streams: StreamWeights | None, num_tokens: int, *, kind: str
 ) -> dict[str, Callable[[], TorchBackend]]:
     """How the model may be run, the fastest way first."""
 
     def eager(runner: Callable[[], TreeModel]) -> Callable[[], TorchBackend]:
         return lambda: TorchBackend(loaded, name, runner(), num_tokens=num_tokens)
 
+    def graphed(*, fused: bool) -> Callable[[], TorchBackend]:
+        return lambda: GraphedBackend(
+            loaded, name, LlamaLoop(loaded, streams), num_tokens=num_tokens, fused=fused
+        )
+
+    if kind == FUSED:
+        return {"CUDA graphs with merged kernels": graphed(fused=True)}
     ways: dict[str, Callable[[], TorchBackend]] = {}
     if suits(loaded):
-        if graphs and loaded.device.type == "cuda" and has_triton():
-            ways["CUDA graphs"] = lambda: GraphedBackend(
-                loaded, name, LlamaLoop(loaded, streams), num_tokens=num_tokens
-            )
+        if kind == "torch" and loaded.device.type == "cuda" and has_triton():
+            ways["CUDA graphs"] = graphed(fused=False)
         ways["LlamaLoop"] = eager(lambda: LlamaLoop(loaded, streams))
     if streams is None:
         ways["GenericModel"] = eager(lambda: GenericModel(loaded))
     return ways
+
+
+def _not_fused(loaded: Any) -> list[str]:
+    """Why merged kernels cannot compute this model on its device, as far as that shows from without."""
+    problems = []
+    if loaded.device.type != "cuda":
+        problems.append(f"--device {loaded.device} is no GPU")
+    if not has_triton():
+        problems.append("Triton is not installed")
+    if not suits(loaded):
+        kind = type(loaded).__name__
+        problems.append(f"the model is a {kind}, and merged kernels compute models of Llama's kind only")
+    return problems
 
 
 def _load(model: str, device: str, dtype: str) -> Any:
@@ -131,12 +153,16 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error)
 
 
-def _refusal(model: str, reason: str, *, passing: bool = False) -> MirrorError:
+def _refusal(model: str, reason: str, *, passing: bool = False, kind: str = "torch") -> MirrorError:
     if passing:
         return DraftError(f"--model {model} cannot be served: {reason}")
-    return SettingsError(
-        [
-            f"--model {model} cannot be a draft: {reason}. Choose a decoder that attends through "
-            "transformers' attention interface, such as Llama, Qwen2, Qwen3, Mistral, Gemma 2, GPT-2 or OPT"
-        ]
-    )
+    if kind == FUSED:
+        said = f"--backend {FUSED} cannot run --model {model}: {reason}"
+        remedy = "Choose --backend torch, which takes the fastest way that suits a model and its device"
+    else:
+        said = f"--model {model} cannot be a draft: {reason}"
+        remedy = (
+            "Choose a decoder that attends through transformers' attention interface, such as Llama, Qwen2, "
+            "Qwen3, Mistral, Gemma 2, GPT-2 or OPT"
+        )
+    return SettingsError([f"{said}. {remedy}"])

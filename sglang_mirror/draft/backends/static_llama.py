@@ -103,7 +103,7 @@ class StaticLlama:
 
         That spares a launch. Without the norm, float16 might overflow, and a bias would be scaled.
         """
-        if linear.has_bias or hidden.dtype == torch.float16:
+        if linear.bias is not None or hidden.dtype == torch.float16:
             return linear(rms_normed(hidden, self._loop.eps)), None
         return linear(hidden), hidden
 
