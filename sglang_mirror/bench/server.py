@@ -51,8 +51,8 @@ class ServerError(MirrorError):
 def free_port() -> int:
     """A TCP port that nobody listens on now.
 
-    None of those that the system gives to outgoing connections: a server listens half a minute after its start,
-    and by then one of them may have been taken.
+    None of those that the system gives to outgoing connections: a server takes half a minute until it
+    listens, and by then one of them may have been taken.
 
     Raises:
         ServerError: there is none.

@@ -18,7 +18,7 @@ import torch
 from sglang_mirror.draft.backends import load_backend
 from sglang_mirror.draft.backends.base import Backend, Segment
 from sglang_mirror.draft.backends.graphed import BUCKETS, GraphedBackend
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import MirrorError
 from sglang_mirror.upscale.folder import make_folder
 from sglang_mirror.upscale.shape import parse_shape
 
@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for name in (name for name, count in repeats.items() if count):
             try:
                 report[name] = _timed(name, model, args, repeats=repeats[name])
-            except (DraftError, RuntimeError) as error:
+            except (MirrorError, RuntimeError) as error:
                 if name != "torch-fused":
                     raise
                 # Not for every model and device. It is the last: what it breaks, nothing is timed after.

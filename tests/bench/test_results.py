@@ -24,8 +24,8 @@ from sglang_mirror.bench.results import (
 )
 from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
 from sglang_mirror.bench.results_exact import law
-from sglang_mirror.bench.results_latency import latency
 from sglang_mirror.bench.results_gpu import rollouts
+from sglang_mirror.bench.results_latency import latency
 from sglang_mirror.bench.results_soak import soaked
 from tests.bench.test_report import NUMBERS, OURS, content, entry
 

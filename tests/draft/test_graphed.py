@@ -23,7 +23,7 @@ from sglang_mirror.draft.backends.kv_cache import TensorCache
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights
 from sglang_mirror.draft.backends.self_check import deviation, reference
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import SettingsError
 from tests.draft.tiny import VOCAB, make
 from tests.kernels.test_triton import run_cases
 
@@ -243,7 +243,7 @@ def test_merged_kernels_refuse_heads_too_large_for_them(tmp_path: Path) -> None:
 
 def test_merged_kernels_say_all_that_they_cannot_do(tmp_path: Path) -> None:
     folder = str(make("gemma2", tmp_path))
-    with pytest.raises(DraftError) as refused:
+    with pytest.raises(SettingsError) as refused:
         load_backend("torch-fused", model=folder, device="cpu", dtype="auto", threads=1)
     assert str(refused.value) == (
         f"--backend torch-fused cannot run --model {folder}: --device cpu is no GPU; the model is a "
@@ -283,5 +283,5 @@ def test_a_sliding_window_is_computed_eagerly(tmp_path: Path) -> None:
     folder = str(make("mistral", tmp_path))
     backend = load_backend("torch", model=folder, device="cuda", dtype="auto", threads=1)
     assert not isinstance(backend, GraphedBackend)
-    with pytest.raises(DraftError, match=r"sliding windows.*Choose --backend torch"):
+    with pytest.raises(SettingsError, match=r"sliding windows.*Choose --backend torch"):
         load_backend("torch-fused", model=folder, device="cuda", dtype="auto", threads=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sglang_mirror.bench import gpu
 import pytest
 
+from sglang_mirror.bench import gpu
 from sglang_mirror.draft import timing
 from sglang_mirror.draft.backends import load_backend
 from tests.draft.tiny import make
