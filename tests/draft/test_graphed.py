@@ -245,7 +245,8 @@ def test_merged_kernels_say_all_that_they_cannot_do(tmp_path: Path) -> None:
     folder = str(make("gemma2", tmp_path))
     with pytest.raises(SettingsError) as refused:
         load_backend("torch-fused", model=folder, device="cpu", dtype="auto", threads=1)
-    assert str(refused.value) == (
+    [reason] = refused.value.reasons
+    assert reason == (
         f"--backend torch-fused cannot run --model {folder}: --device cpu is no GPU; the model is a "
         "Gemma2ForCausalLM, and merged kernels compute models of Llama's kind only. Choose --backend torch, "
         "which takes the fastest way that suits a model and its device"
