@@ -60,6 +60,7 @@ DETAILS_HEAD = f"""# Details of the results
 Section = tuple[str, str, Callable[[dict[str, Any]], str]]
 SECTIONS: tuple[Section, ...] = (
     ("bench.json", "The comparison", comparison),
+    ("bench-cores.json", "SGLang's own speculation with both cores", comparison),
     ("bench-8.json", "The comparison with eight questions at once", comparison),
     ("spec-bench.json", "Spec-Bench's questions, two a task", overall),
     ("latency.json", "The latency law", latency),

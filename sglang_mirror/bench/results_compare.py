@@ -10,19 +10,23 @@ from sglang_mirror.bench.report import markdown
 from sglang_mirror.bench.table import cells, number, ratio_text, same_text
 from sglang_mirror.bench.text_table import text_table
 
-AGAINST = ("plain", "plain:cores=all", "standalone", "eagle3", "serial")
+AGAINST = tuple(
+    name + cores for name in ("plain", "standalone", "eagle3", "serial") for cores in ("", ":cores=all")
+)
 
 
 def comparison(content: dict[str, Any]) -> str:
     """Every table of a comparison, and mirror against each other arm."""
+    arms = {entry["arm"] for entry in content["results"]}
+    others = [name for name in AGAINST if name in arms]
 
     def rows() -> Iterator[list[str]]:
         for title, entries in cells(content["results"]):
             for ours in entries:
                 if ours["arm"].startswith("mirror"):
-                    yield [title, ours["arm"], *(_against(ours, name, entries) for name in AGAINST)]
+                    yield [title, ours["arm"], *(_against(ours, name, entries) for name in others)]
 
-    head = ["", "arm", *(f"against {name}" for name in AGAINST)]
+    head = ["", "arm", *(f"against {name}" for name in others)]
     skipped = [f"* {each['arm']} did not run: {each['reason']}" for each in content["skipped"]]
     said = (
         "Mirror against each, all questions together; `by plain`: in another group, each against its plain:"
