@@ -29,6 +29,7 @@ pytestmark = pytest.mark.server
 
 # Deeper than such a window has nodes once it ends early.
 DEPTH, TOPK, NODES = "--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens"
+MOST_ROUNDS = 8
 DEEP_TREES = (DEPTH, "10", TOPK, "3", NODES, "16")
 
 
@@ -61,9 +62,16 @@ def test_text_and_forwards(streaming: tuple[Server, Server], plain_server: Serve
 
 
 def test_trees_end_early(streaming: tuple[Server, Server], plain_server: Server) -> None:
-    """Sampled text, of which the draft knows little, ends windows soonest; the next ones are as short."""
-    sampled = generate_all(streaming[1], prompts(8), 64, concurrency=2, temperature=1.0)
-    assert all(answer.token_ids for answer in sampled)
-    assert report(streaming[1])["least_chance"] > 0.0
+    """Sampled text, of which the draft knows little, ends windows soonest; the next ones are as short.
+
+    What a row costs is measured, so on a busy host it may take a while to be seen.
+    """
+    for _ in range(MOST_ROUNDS):
+        sampled = generate_all(streaming[1], prompts(8), 64, concurrency=2, temperature=1.0)
+        assert all(answer.token_ids for answer in sampled)
+        if report(streaming[1])["least_chance"] > 0.0:
+            break
+    else:
+        pytest.fail(f"no window ended early in {MOST_ROUNDS} rounds: {report(streaming[1])}")
     found = generate_all(streaming[1], prompts(8))
     assert divergences(found, generate_all(plain_server, prompts(8))) == []
