@@ -28,7 +28,7 @@ from sglang_mirror.bench.arms import Arm, Cores
 from sglang_mirror.bench.client import complete, payload
 from sglang_mirror.bench.load import Expected, Load, Plan, Span, expected_of
 from sglang_mirror.bench.output import write_results
-from sglang_mirror.bench.pair import embedded_pair
+from sglang_mirror.bench.pair import ROOT, embedded_pair
 from sglang_mirror.bench.server import Server, end_on_sigterm
 from sglang_mirror.bench.tuned import TUNED
 from sglang_mirror.errors import MirrorError
@@ -127,7 +127,7 @@ def _reports(server: Server, seconds: float) -> Iterator[dict[str, Any]]:
 
 def _report(server: Server) -> dict[str, Any]:
     found: dict[str, Any] = server.info()["mirror"]
-    return found
+    return {**found, "draft_model": found["draft_model"].replace(f"{ROOT}/", "")}
 
 
 def _held(server: Server) -> int:
