@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+
+# How a `SettingsError` reads: a head, and below it a line for each reason.
+REFUSAL = "mirror cannot start:"
+_REASON = "  - "
 
 
 class MirrorError(Exception):
@@ -14,7 +19,13 @@ class SettingsError(MirrorError, ValueError):
 
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = tuple(reasons)
-        super().__init__("mirror cannot start:\n" + "\n".join(f"  - {reason}" for reason in self.reasons))
+        super().__init__("\n".join([REFUSAL, *(_REASON + reason for reason in self.reasons)]))
+
+
+def reasons_in(lines: Iterable[str]) -> list[str]:
+    """The reasons of a `SettingsError` that was written out, from lines that begin with them."""
+    listed = itertools.takewhile(lambda line: line.startswith(_REASON), lines)
+    return [line.removeprefix(_REASON) for line in listed]
 
 
 class ProtocolError(MirrorError):

@@ -34,8 +34,7 @@ def law(logits: torch.Tensor, sampling: Sampling, *, jointly: bool = True) -> np
 
     All filters look at the probabilities as they came out of the softmax: a token stays if fewer than top_k
     are more probable, if those have at most top_p together, and if its own is at least min_p of the largest.
-    With `jointly` False, top_p looks at what
-    top_k left, renormalised, as SGLang's own verification does.
+    With `jointly` False, top_p looks at what top_k left, renormalised, as SGLang's own verification does.
     """
     probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)

@@ -23,7 +23,7 @@ from sglang_mirror.bench.outside import bench_serving
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.server import START_TIMEOUT_S, Server, ServerError
 from sglang_mirror.bench.workload import Workload
-from sglang_mirror.errors import MirrorError
+from sglang_mirror.errors import REFUSAL, MirrorError, reasons_in
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +78,11 @@ _ERROR = re.compile(
 )
 
 
-# Ours, with its reasons in the lines below.
-_REFUSAL = "mirror cannot start:"
-
-
 def in_one_line(failure: str) -> str:
     """A server's end in one line: what happened, and the last of its log that names an error."""
     happened, *log = failure.splitlines()
-    if _REFUSAL in log:
-        below = itertools.takewhile(lambda line: line.startswith("  "), log[log.index(_REFUSAL) + 1 :])
-        return f"{happened} {_REFUSAL} {'; '.join(line.strip().removeprefix('- ') for line in below)}"
+    if REFUSAL in log:
+        return f"{happened} {REFUSAL} {'; '.join(reasons_in(log[log.index(REFUSAL) + 1 :]))}"
     named = [match[1] or match[3] for line in log if (match := _ERROR.match(line))]
     return f"{happened} {named[-1]}" if named else happened
 

@@ -77,7 +77,7 @@ def arms(num_gpus: int, *, shares: bool) -> list[str]:
     best = places[0]
     variants = [f"{best},{setting}" for setting in ("schedule=overlap", "draft=streaming")]
     variants += [f"{best},{setting}" for setting in ("exit_vocab=32768", "root_budget=32")]
-    host = f"draft_device=cpu,draft_threads={max(1, (os.cpu_count() or 2) // 2)},draft_dtype=bfloat16"
+    host = "draft_device=cpu,draft_dtype=bfloat16"
     ours = [f"mirror:{settings}" for settings in (best, *variants, *places[1:], host)]
     return [ours[0], "standalone", *ours[1:]]
 

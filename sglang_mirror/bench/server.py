@@ -160,7 +160,7 @@ class Server:
             try:
                 state = self.info().get("mirror", {"draft": "ready"})["draft"]
             except httpx.HTTPError as error:
-                raise ServerError(f"the server does not answer ({error!r}):\n{self.log_tail()}") from error
+                raise self._silent(error) from error
             if state == "ready":
                 return self
             time.sleep(0.1)
@@ -185,7 +185,10 @@ class Server:
         try:
             httpx.post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
         except httpx.HTTPError as error:
-            raise ServerError(f"the server does not answer ({error!r}):\n{self.log_tail()}") from error
+            raise self._silent(error) from error
+
+    def _silent(self, error: httpx.HTTPError) -> ServerError:
+        return ServerError(f"the server does not answer ({error!r}):\n{self.log_tail()}")
 
     def family(self) -> list[psutil.Process]:
         """Its processes, its draft included; none once it has gone."""

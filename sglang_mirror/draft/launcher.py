@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import DraftError, reasons_in
 
 # The draft's exit status for settings that cannot work: starting it again would end the same way.
 BAD_SETTINGS = 2
@@ -22,7 +21,6 @@ LONGEST_PAUSE_S = 30.0
 # A process that has lived so long before it ended has earned a quick restart.
 HEALTHY_AFTER_S = 30.0
 WORDS_KEPT = 20
-LISTED = "  - "  # as each reason of a `SettingsError` begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +123,8 @@ class DraftProcess:
     def last_words(self) -> str:
         """The last line it wrote, or the list that ends there: the reason when it gave up."""
         words = list(self._words)
-        listed = list(itertools.takewhile(lambda line: line.startswith(LISTED), reversed(words)))
-        if listed:
-            return "; ".join(line.removeprefix(LISTED) for line in reversed(listed))
-        return words[-1] if words else ""
+        listed = reasons_in(reversed(words))
+        return "; ".join(reversed(listed or words[-1:]))
 
     def is_due(self, now_s: float) -> bool:
         """Whether it has ended and its pause is over; the pause doubles with each short life."""

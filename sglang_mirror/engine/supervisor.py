@@ -16,7 +16,7 @@ from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.placing import SHARE
 from sglang_mirror.engine.probe import hello
-from sglang_mirror.errors import DraftError
+from sglang_mirror.errors import REFUSAL, DraftError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.endpoint import private_ipc_endpoint, remove_private
 from sglang_mirror.protocol.liveness import Peer
@@ -87,7 +87,7 @@ class DraftSupervisor:
         while time.monotonic() < deadline and self.client.peer is not Peer.READY:
             if reason := self._failure or self.client.refusal or self._stillborn():
                 self.stop()
-                raise DraftError(f"mirror cannot start: {reason}")
+                raise DraftError(f"{REFUSAL} {reason}")
             time.sleep(0.02)
         if self.client.peer is not Peer.READY:
             logger.warning(
@@ -96,9 +96,9 @@ class DraftSupervisor:
 
     def _stillborn(self) -> str:
         """Why our draft ends again and again before it has served once; empty if it does not."""
-        process = self._process
-        ends = process is not None and process.num_failures >= MOST_EARLY_ENDS
-        return process.last_words() if ends and process is not None else ""
+        if self._process is None or self._process.num_failures < MOST_EARLY_ENDS:
+            return ""
+        return self._process.last_words()
 
     def stop(self) -> None:
         """End the thread, the process and the line. Safe to call again."""
