@@ -126,10 +126,16 @@ class DraftClient:
         request.tokens = list(tokens)
         request.patient = True
         if self.draft is not None and len(tokens) > self.draft.max_len:
-            request.failures = MAX_FAILURES  # without asking: it may be a long prompt's every chunk
+            self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
         request.reopen(self._epoch if self.peer is Peer.READY else -1)
         self._send(Open(request.stamp, request.rid, tuple(tokens), window))
+
+    def _give_up(self, request: Request) -> None:
+        if request.epoch == self._epoch:  # its prompt's first chunks were sent
+            self._send(Close((request.number,)))
+        request.failures = MAX_FAILURES
+        request.reopen(-1)
 
     @property
     def num_requests(self) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sglang_mirror.engine.request import Request
-from sglang_mirror.protocol.messages import Beat, Failed, Open, Work
+from sglang_mirror.protocol.messages import Beat, Close, Failed, Open, Work
 from tests.engine.line import PROMPT, READY, Line, commit
+
+PATIENCE_MS = 5000
 
 
 def test_a_request_given_up_twice_is_not_asked_again(line: Line) -> None:
@@ -21,7 +23,8 @@ def test_a_request_given_up_twice_is_not_asked_again(line: Line) -> None:
     line.client.open("a", [*PROMPT, 8, 9, 10])  # taken back by SGLang, it is prefilled again
     assert line.peer.hears_nothing(Open)
     assert line.client.current("a", 6) is request  # nor are its tokens put together for nobody
-    line.client.collect([request], 60_000)  # returns at once
+    assert line.client.collect([request], PATIENCE_MS)
+    assert line.client.counters.waited_ms < PATIENCE_MS
 
 
 def test_one_failed_forward_counts_once(line: Line, request_: Request) -> None:
@@ -44,5 +47,7 @@ def test_a_text_that_is_too_long_for_the_draft_is_not_sent(line: Line) -> None:
     assert line.peer.hear(Open).stamp.committed_len == 50
     assert line.peer.hear(Open).stamp.committed_len == 100
     request = line.client.committed("a", [*long, 1])
+    assert line.peer.hear(Close).requests == (request.number,)  # its first chunks hold no memory there
     assert line.peer.hears_nothing(Open)
-    assert line.client.collect([request], 60_000)  # returns at once
+    assert line.client.collect([request], PATIENCE_MS)
+    assert line.client.counters.waited_ms < PATIENCE_MS
