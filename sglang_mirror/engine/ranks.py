@@ -247,7 +247,7 @@ class LeadingRank:
     def _request_of(self, req: Any, unread: Sequence[int]) -> Request:
         if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that
             return Request(req.rid, NOBODY, [])
-        committed_len = len(req.origin_input_ids) + len(req.output_ids) + len(unread)
+        committed_len = len(req.origin_input_ids_unpadded) + len(req.output_ids) + len(unread)
         known = self._client.current(req.rid, committed_len)
         return known or self._client.committed(req.rid, [*_tokens_of(req), *unread])
 
@@ -286,7 +286,8 @@ def _metrics(counters: Counters) -> Any:
 
 
 def _tokens_of(req: Any) -> list[int]:
-    return [*req.origin_input_ids, *req.output_ids]
+    # Where an image is, SGLang's other list of them has numbers that are no tokens.
+    return [*req.origin_input_ids_unpadded, *req.output_ids]
 
 
 def _reached(window: Window | None, committed: Sequence[int]) -> int:

@@ -21,6 +21,9 @@ from sglang_mirror.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
+# What SGLang's models of images and sound call the one that they speak through, where it is a part of them.
+LANGUAGE_MODELS = ("language_model", "llm", "model")
+
 
 class Sink(Protocol):
     """Who wants the hidden states."""
@@ -39,7 +42,7 @@ class Tap:
     """Hands the input of layer l_e, which is the output of the l_e layers before it, to a sink.
 
     Args:
-        model: SGLang's `*ForCausalLM`.
+        model: SGLang's `*ForCausalLM`, or a model of images and more that speaks through one.
         exit_layer: l_e, 1 to the number of layers - 1; None for half of them.
 
     Attributes:
@@ -50,9 +53,11 @@ class Tap:
     """
 
     def __init__(self, model: Any, exit_layer: int | None) -> None:
-        layers = getattr(getattr(model, "model", None), "layers", None)
-        if layers is None or not hasattr(model.model, "norm") or not hasattr(model, "lm_head"):
+        inner = (getattr(model, name, None) for name in LANGUAGE_MODELS)
+        model = next(filter(_is_causal, (model, *inner)), model)
+        if not _is_causal(model):
             raise SettingsError([_unknown(model, "it has no model.layers, model.norm and lm_head")])
+        layers = model.model.layers
         exit_layer = exit_layer or len(layers) // 2
         if not 1 <= exit_layer < len(layers):
             raise SettingsError(
@@ -62,7 +67,7 @@ class Tap:
                 ]
             )
         self._model, self._processor = model, model.logits_processor
-        self.ids = range(model.config.vocab_size)
+        self.ids = range(model.config.get_text_config().vocab_size)
         self._is_limited = self._has_warned = False
         # What is read of a limited head: one object, on which the platform keeps what it knows of it.
         self._part = SimpleNamespace()
@@ -186,7 +191,7 @@ def early_exit(
     """The early exit that the settings ask for, connected to the model; None if they ask for none.
 
     Args:
-        model: SGLang's `*ForCausalLM`, nothing of it captured yet.
+        model: SGLang's, nothing of it captured yet.
         config: the settings.
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
@@ -200,9 +205,10 @@ def early_exit(
     if config.roots not in ("exit", "union") or not config.root_budget:
         return None
     tap = Tap(model, config.exit_layer)
+    vocab_size = len(tap.ids)
     if group.world_size > 1:
         tap.split(group.world_size)
-    if config.exit_vocab is not None and config.exit_vocab < model.config.vocab_size:
+    if config.exit_vocab is not None and config.exit_vocab < vocab_size:
         tap.limit(config.exit_vocab)
     head = ExitHead(tap.logits, config.kappa, start=tap.ids.start, num_ranks=group.world_size)
     device = next(model.parameters()).device
@@ -229,6 +235,11 @@ def _letters(group: Any, length: int) -> torch.Tensor:
         return torch.zeros(1, length, dtype=torch.int32, pin_memory=True)
     shared = shared_numbers(group, group.world_size * length, register_with_cuda)
     return shared.view(group.world_size, length)
+
+
+def _is_causal(model: Any) -> bool:
+    body = getattr(model, "model", None)
+    return hasattr(body, "layers") and hasattr(body, "norm") and hasattr(model, "lm_head")
 
 
 def _unknown(model: Any, why: str) -> str:

@@ -15,7 +15,7 @@ REACHED: dict[str, tuple[str, ...]] = {
         "spec_algorithm",
         "spec_info",
     ),
-    f"{_BATCH}.Req": ("finished", "origin_input_ids", "output_ids", "rid", "sampling_params"),
+    f"{_BATCH}.Req": ("finished", "origin_input_ids_unpadded", "output_ids", "rid", "sampling_params"),
     f"{_FORWARD}.ForwardMode": ("is_extend", "is_idle"),
     "sglang.srt.managers.utils.GenerationBatchResult": (
         "accept_lens",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
 from types import SimpleNamespace
 from typing import Any
 
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.sampling.sampling_params import SamplingParams
+
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.ranks import LeadingRank, _reached
+from sglang_mirror.engine.ranks import LeadingRank, _reached, _tokens_of
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses
 
 
 def request(rid: str, **state: Any) -> Any:
-    facts = {"is_retracted": False, "finished": lambda: False, "origin_input_ids": [1], "output_ids": []}
+    facts = {"is_retracted": False, "finished": lambda: False}
+    facts |= {"origin_input_ids_unpadded": [1], "output_ids": []}
     return SimpleNamespace(rid=rid, **{**facts, **state})
 
 
@@ -32,6 +37,18 @@ def test_requests_that_may_never_come_back_are_closed() -> None:
     rank.open([first])
     assert said[6:] == [("close",), ("open", "a")]
     assert list(rank._prefilled) == ["c", "d", "a"]
+
+
+def test_the_draft_reads_the_prompt_as_it_was_before_images_were_put_in() -> None:
+    image = Req(
+        "a",
+        "",
+        array("q", [1, 10**9, 10**9, 2]),
+        SamplingParams(),
+        origin_input_ids_unpadded=array("q", [1, 3, 2]),
+    )
+    image.output_ids.append(4)
+    assert _tokens_of(image) == [1, 3, 2, 4]
 
 
 def test_a_signal_is_of_the_windows_that_are_verified() -> None:

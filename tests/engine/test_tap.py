@@ -9,6 +9,7 @@ import pytest
 import torch
 from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, pad_vocab_size
 from torch import nn
+from transformers import PretrainedConfig
 
 from sglang_mirror.engine.tap import Tap
 from sglang_mirror.errors import SettingsError
@@ -29,7 +30,7 @@ def model_with(**processor: Any) -> Any:
         logits_processor=SimpleNamespace(
             _compute_lm_head=lambda rows, head: rows @ head.weight.T, **processor
         ),
-        config=SimpleNamespace(vocab_size=VOCAB),
+        config=PretrainedConfig(vocab_size=VOCAB),
     )
 
 
@@ -39,6 +40,18 @@ def test_a_part_of_the_head_gives_the_logits_of_its_tokens() -> None:
     tap.limit(10)
     hidden = torch.randn(3, WIDTH)
     torch.testing.assert_close(tap.logits(hidden, None), model.lm_head(hidden)[:, :10])
+
+
+@pytest.mark.parametrize("name", ["language_model", "llm", "model"])
+def test_the_language_model_within_a_model_of_images(name: str) -> None:
+    inner = model_with()
+    tap = Tap(SimpleNamespace(vision=nn.Identity(), **{name: inner}), None)
+    assert (tap.ids, tap._model, tap._last) == (range(VOCAB), inner, inner.model.layers[-1])
+
+
+def test_layers_of_an_unknown_kind_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"SimpleNamespace is no model .* use --mirror-roots draft"):
+        Tap(SimpleNamespace(language_model=nn.Identity()), None)
 
 
 def test_what_is_done_to_logits_afterwards_forbids_it() -> None:
