@@ -83,8 +83,9 @@ results: install  ## four of docs/results.md's files anew (speed, both identitie
 	$(BIN)/python -m sglang_mirror.bench.law --out docs/results/law.json
 	$(BIN)/python -m sglang_mirror.bench.results
 
-test: install
-	$(BIN)/python -m pytest
+test: install  ## what starts no server, two at a time; then what starts servers, which want both cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/e2e
+	$(BIN)/python -m pytest tests/e2e
 
 check: install
 	$(BIN)/ruff check $(CODE)
