@@ -17,7 +17,7 @@ from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
-from sglang_mirror.engine.request import MAX_FAILURES, Request, Requests
+from sglang_mirror.engine.request import MAX_FAILURES, UNHELD, Request, Requests
 from sglang_mirror.errors import ProtocolError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.liveness import Liveness, Peer
@@ -128,14 +128,14 @@ class DraftClient:
         if self.draft is not None and len(tokens) > self.draft.max_len:
             self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
-        request.reopen(self._epoch if self.peer is Peer.READY else -1)
+        request.reopen(self._epoch if self.peer is Peer.READY else UNHELD)
         self._send(Open(request.stamp, request.rid, tuple(tokens), window))
 
     def _give_up(self, request: Request) -> None:
         if request.epoch == self._epoch:  # its prompt's first chunks were sent
             self._send(Close((request.number,)))
         request.failures = MAX_FAILURES
-        request.reopen(-1)
+        request.reopen(UNHELD)
 
     @property
     def num_requests(self) -> int:
@@ -295,5 +295,5 @@ class DraftClient:
         if request is None or request.epoch != self._epoch:
             return  # what was said of it before the draft's word had come fails as well
         request.failures += 1
-        request.epoch = -1  # opened again at its next step, unless it was given up
+        request.epoch = UNHELD  # opened again at its next step, unless it was given up
         logger.info("mirror: the draft gave up request %s: %s", request.rid, message.reason)

@@ -12,6 +12,8 @@ from sglang_mirror.protocol.messages import Stamp
 
 # A draft that gives a request up twice (too long, say) is not asked a third time.
 MAX_FAILURES = 2
+# The epoch of a request that no draft holds.
+UNHELD = -1
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class Request:
     number: int
     tokens: list[int]
     generation: int = 0
-    epoch: int = -1
+    epoch: int = UNHELD
     window: Window | None = None
     table: BranchTable = field(default_factory=BranchTable)
     phase: int = 0

@@ -54,10 +54,10 @@ class Tap:
 
     def __init__(self, model: Any, exit_layer: int | None) -> None:
         inner = (getattr(model, name, None) for name in LANGUAGE_MODELS)
-        model = next(filter(_is_causal, (model, *inner)), model)
-        if not _is_causal(model):
+        causal: Any = next(filter(_is_causal, (model, *inner)), None)
+        if causal is None:
             raise SettingsError([_unknown(model, "it has no model.layers, model.norm and lm_head")])
-        layers = model.model.layers
+        layers = causal.model.layers
         exit_layer = exit_layer or len(layers) // 2
         if not 1 <= exit_layer < len(layers):
             raise SettingsError(
@@ -66,8 +66,8 @@ class Tap:
                     f"give 1 to {len(layers) - 1}"
                 ]
             )
-        self._model, self._processor = model, model.logits_processor
-        self.ids = range(model.config.get_text_config().vocab_size)
+        self._model, self._processor = causal, causal.logits_processor
+        self.ids = range(causal.config.get_text_config().vocab_size)
         self._is_limited = self._has_warned = False
         # What is read of a limited head: one object, on which the platform keeps what it knows of it.
         self._part = SimpleNamespace()

@@ -25,7 +25,7 @@ from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.client import Completion, complete, payload
 from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
-from tests.e2e.fleet import LOCKSTEP, Fleet, report, with_draft
+from tests.e2e.fleet import LOCKSTEP, Fleet, both, report, with_draft
 
 pytestmark = pytest.mark.server
 
@@ -119,7 +119,7 @@ def test_text_is_plain_decodings(
 ) -> None:
     pictures = [picture(*size) for size in sizes]
     before = report(seeing[1])["accepted"]
-    plain, mirror = (ask(server, text, pictures) for server in seeing)
+    plain, mirror = both(seeing, lambda server: ask(server, text, pictures))
     assert mirror.token_ids == plain.token_ids
     assert mirror.meta["prompt_tokens"] == plain.meta["prompt_tokens"] > 4 * len(pictures)
     assert report(seeing[1])["accepted"] > before
