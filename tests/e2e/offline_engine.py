@@ -23,30 +23,24 @@ def refused(**settings: Any) -> None:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    settings: dict[str, Any] = {}
-    if "draft" in job:
-        settings = {
-            "speculative_algorithm": "mirror",
-            "speculative_draft_model_path": job["draft"],
-            "speculative_num_steps": job["gamma"],
-        }
-    common: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model_path": job["target"],
+        "speculative_algorithm": "mirror",
+        "speculative_draft_model_path": job["draft"],
+        "speculative_num_steps": job["gamma"],
         "device": "cpu",
         "dtype": "float32",
         "attention_backend": "torch_native",
         "max_total_tokens": 8192,
         "log_level": "warning",
     }
-    if settings:
-        refused(**common, **settings, speculative_num_draft_tokens=9)
-    engine = sglang.Engine(**common, **settings)
+    refused(**settings, speculative_num_draft_tokens=9)
+    engine = sglang.Engine(**settings)
     sampling = {"temperature": 0, "max_new_tokens": job["num_tokens"]}
     answers = [engine.generate(prompt, sampling) for prompt in job["prompts"]]
     info = engine.get_server_info()
-    if settings:
-        assert info["internal_states"][0]["mirror"]["draft"] == "ready"
-        assert all(answer["meta_info"]["spec_verify_ct"] > 0 for answer in answers)
+    assert info["internal_states"][0]["mirror"]["draft"] == "ready"
+    assert all(answer["meta_info"]["spec_verify_ct"] > 0 for answer in answers)
     engine.shutdown()
     sys.stdout.write("\n" + json.dumps([answer["text"] for answer in answers]) + "\n")
 

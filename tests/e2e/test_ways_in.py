@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -145,14 +146,18 @@ def last_line(printed: str) -> Any:
 
 
 def test_offline_engine(fleet: Fleet, plain_server: Server) -> None:
-    answers = texts(generate_all_(plain_server, prompts(3), 40))
-    job = {"target": str(fleet.pair.target), "prompts": prompts(3), "num_tokens": 40}
-    mirror = {"draft": str(fleet.pair.draft), "gamma": GAMMA}
-    jobs = [json.dumps(each) for each in (job | mirror, job)]
+    """By a script that asks for all that an engine can say, and by the example."""
+    example = EXAMPLES / "03_offline_engine.py"
+    job = {"target": str(fleet.pair.target), "draft": str(fleet.pair.draft), "gamma": GAMMA}
+    job |= {"prompts": prompts(3), "num_tokens": 40}
     script = Path(__file__).with_name("offline_engine.py")
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda job: last_line(printed_by(script, job)), jobs))
-    assert found == [answers, answers]
+        answers = pool.submit(printed_by, script, json.dumps(job))
+        shown = pool.submit(printed_by, example).result()
+    assert last_line(answers.result()) == texts(generate_all_(plain_server, prompts(3), 40))
+    asked: list[str] = runpy.run_path(str(example))["PROMPTS"]
+    for prompt, text in zip(asked, texts(generate_all_(plain_server, asked, 64)), strict=True):
+        assert f"{prompt}{text}\n  -- 64 tokens in " in shown
 
 
 def test_frontend_program(servers: tuple[Server, Server]) -> None:
