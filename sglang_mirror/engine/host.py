@@ -7,10 +7,7 @@ from sglang.srt.layers.logits_processor import LogitsMetadata
 from sglang.srt.managers.overlap_utils import FutureMap
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
-from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph.breakable_cuda_graph import (
-    eager_on_graph,
-)
-from sglang.srt.runtime_context import get_device, get_exec, get_schedule, get_serving, get_spec
+from sglang.srt.runtime_context import get_device, get_schedule, get_serving, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.eagle_info import EagleDraftInput, EagleVerifyInput
 from sglang.srt.speculative.eagle_utils import default_tree_mask_mode
@@ -26,9 +23,7 @@ __all__ = [
     "LogitsMetadata",
     "build_eagle_verify_input",
     "default_tree_mask_mode",
-    "eager_on_graph",
     "get_device",
-    "get_exec",
     "get_schedule",
     "get_serving",
     "get_spec",

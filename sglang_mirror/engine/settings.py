@@ -34,8 +34,8 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
     (
         "cuda_graph_backend_decode",
-        lambda backend: backend not in (None, "full", "breakable", "disabled"),
-        "compilation would trace through the early exit; give full, breakable or disabled",
+        lambda backend: backend not in (None, "full", "disabled"),
+        "the early exit is captured in full graphs only; give full or disabled",
     ),
     ("speculative_adaptive", bool, "it switches between SGLang's own drafts; serve without it"),
     (

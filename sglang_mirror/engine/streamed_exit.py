@@ -8,14 +8,10 @@ forward, so a replayed graph publishes as an eager forward does.
 Of a target on several GPUs each rank reads its own part of the head, and its device leaves what it found in
 the rank's own place; the first rank's host puts it together. So nothing on the side stream waits for another
 rank: a collective there would run beside the layers' own, in an order of its own.
-
-A breakable graph is broken for the reading instead: it is launched anew in each step, between two of its
-segments, and nothing waits for it but the next step. That costs the host's time in the middle of a forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,8 +22,6 @@ from sglang_mirror.engine.mailbox import Mailbox, Place
 
 # Steps are numbered in int32, from 1: fresh memory has 0.
 LAST_STEP = 2**31 - 2
-# Called with hidden states [N, width] and SGLang's batch.
-Leave = Callable[[torch.Tensor, Any], None]
 
 
 class StreamedExit:
@@ -40,7 +34,6 @@ class StreamedExit:
         letters: where the ranks' devices leave what they found, int32 [ranks, `Place.length`]; see
             `shared_memory`.
         rank: this one's row of it; the first one publishes.
-        breaking: of breakable graphs: makes a call one that breaks them, to be made anew at each replay.
 
     Attributes:
         mailbox: where the candidates arrive; None but on the first rank.
@@ -54,11 +47,8 @@ class StreamedExit:
         device: torch.device,
         letters: torch.Tensor,
         rank: int = 0,
-        breaking: Callable[[Leave], Leave] | None = None,
     ) -> None:
         self._head, self._topk = head, topk
-        self._joined = breaking is None
-        self._leave = self._left if breaking is None else breaking(self._left)
         places = [Place(memory, head.width) for memory in letters]
         self._place = places[rank]
         self.mailbox = Mailbox(places) if rank == 0 else None
@@ -79,8 +69,6 @@ class StreamedExit:
         if rows > len(self._place.letter):
             return
         self._step = self._step % LAST_STEP + 1
-        if not self._joined:
-            torch.cuda.current_stream().wait_stream(self._side)
         self._staged[0] = self._step
         count = 1 + rows * self._topk
         self._staged[1:count] = children.flatten()
@@ -99,13 +87,9 @@ class StreamedExit:
 
     def take(self, hidden: torch.Tensor, batch: Any) -> None:
         """Fork: read and publish beside the layers that follow."""
-        if 0 < len(hidden) <= len(self._place.letter):
-            self._leave(hidden, batch)
-
-    def _left(self, hidden: torch.Tensor, batch: Any) -> None:
         rows, place = len(hidden), self._place
-        if not self._joined:
-            hidden = hidden.clone()  # the next segments may have other use for its memory
+        if not 0 < rows <= len(place.letter):
+            return
         children = self._inputs[1 : 1 + rows * self._topk].view(rows, self._topk)
         step = self._inputs[:1]
         self._side.wait_stream(torch.cuda.current_stream())
@@ -119,6 +103,6 @@ class StreamedExit:
 
     def finish(self) -> None:
         """Join: what follows the last layer waits for the side stream, and so does a capture's end."""
-        if self._held and self._joined:
+        if self._held:
             torch.cuda.current_stream().wait_stream(self._side)
             self._held = ()

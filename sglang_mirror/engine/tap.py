@@ -13,7 +13,7 @@ import torch
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.engine.early_exit import DirectExit, EarlyExit
 from sglang_mirror.engine.exit_head import ExitHead
-from sglang_mirror.engine.host import LogitsMetadata, eager_on_graph
+from sglang_mirror.engine.host import LogitsMetadata
 from sglang_mirror.engine.mailbox import Place
 from sglang_mirror.engine.shared_memory import register_with_cuda, shared_numbers
 from sglang_mirror.engine.streamed_exit import StreamedExit
@@ -186,7 +186,7 @@ class Tap:
 
 
 def early_exit(
-    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any, breakable: bool
+    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any
 ) -> EarlyExit | None:
     """The early exit that the settings ask for, connected to the model; None if they ask for none.
 
@@ -196,7 +196,6 @@ def early_exit(
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
         group: SGLang's group of the target's ranks; each reads, as the head is split too.
-        breakable: whether SGLang captures breakable graphs.
 
     Raises:
         SettingsError: as `Tap`, `Tap.split` and `Tap.limit`.
@@ -223,7 +222,6 @@ def early_exit(
             device=device,
             letters=letters,
             rank=group.rank_in_group,
-            breaking=eager_on_graph(True) if breakable else None,
         )
     tap.connect(found)
     return found

@@ -18,7 +18,6 @@ from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import (
     BaseSpecWorker,
     get_device,
-    get_exec,
     get_schedule,
     get_spec,
     get_tp_group,
@@ -53,7 +52,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         )
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
-        group, graphs = get_tp_group(), get_exec().graph.cuda_graph_config
+        group = get_tp_group()
         self._verifier = Verifier(self, self.device, group)
         self._exit = early_exit(
             self.model_runner.model,
@@ -61,7 +60,6 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
             group=group,
-            breakable=graphs is not None and graphs.decode.backend == "breakable",
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:

@@ -105,6 +105,7 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         ({"enable_dp_attention": True}, "--enable-dp-attention"),
         ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
         ({"enable_torch_compile": True}, "--enable-torch-compile"),
+        ({"cuda_graph_backend_decode": "breakable"}, "give full or disabled"),
         ({"speculative_use_rejection_sampling": True}, "--speculative-use-rejection-sampling"),
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),

@@ -46,10 +46,6 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "graphs": ((), HERE),
     "exit-from-graphs": ((), {**HERE, **LOCKSTEP, "roots": "exit"}),
     "exit-eager": (EAGER, {**HERE, **LOCKSTEP, "roots": "exit"}),
-    "exit-breakable": (
-        ("--cuda-graph-backend-decode", "breakable"),
-        {**HERE, **LOCKSTEP, "roots": "exit"},
-    ),
     "overlap": ((), {**HERE, "schedule": "overlap"}),
     "tree": (TREE, HERE),
 }
