@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ SERVED = (
     # Each server needs almost all that the others leave, for the KV pool has its size by tokens.
     "--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.97",
 )
+# What SGLang asks for by itself may not be installed: on Hopper fa3, a gigabyte of kernels.
+WITHOUT_FA3 = "--attention-backend triton --sampling-backend pytorch"
 
 
 def small() -> dict[str, tuple[str, ...]]:
@@ -49,9 +52,21 @@ def small() -> dict[str, tuple[str, ...]]:
     }
 
 
+def usable(backend: str) -> bool:
+    """Whether what SGLang needs for an attention backend is installed."""
+    needed = {"flashinfer": "flashinfer", "fa3": "sgl_kernel.flash_attn"}.get(backend, "triton")
+    try:
+        importlib.import_module(needed)
+    except ImportError:
+        return False
+    return True
+
+
 def gpus() -> list[float]:
-    """The GPUs' free memory in GiB; empty where there is none."""
+    """The free memory in GiB of each GPU that we may use; empty where there is none."""
     query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    if visible := os.getenv("CUDA_VISIBLE_DEVICES"):
+        query.append(f"--id={visible}")
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
         return [float(line) / 1024 for line in found.stdout.splitlines()]
@@ -73,23 +88,25 @@ def arms(num_gpus: int, *, shares: bool) -> list[str]:
     """
     places = ["draft_device=cuda:1"] if num_gpus > 1 else []
     places += ["draft_device=cuda:0,draft_share=25"] if shares else []
-    places.append("draft_device=cuda:0")  # in turns with its target
+    places.append("draft_device=cuda:0")  # in turns with its target, or beside it where GPUs can be shared
     best = places[0]
-    variants = [f"{best},{setting}" for setting in ("schedule=overlap", "draft=streaming")]
-    variants += [f"{best},{setting}" for setting in ("exit_vocab=32768", "root_budget=32")]
+    settings = ("schedule=overlap", "draft_backend=torch-fused", "draft=streaming", "exit_vocab=32768")
+    variants = [f"{best},{setting}" for setting in (*settings, "root_budget=32")]
     host = "draft_device=cpu,draft_dtype=bfloat16"
-    ours = [f"mirror:{settings}" for settings in (best, *variants, *places[1:], host)]
-    return [ours[0], "standalone", *ours[1:]]
+    first, *others = [f"mirror:{each}" for each in (best, *variants, *places[1:], host)]
+    # What drafting meanwhile brings: the same draft, which computes while the target waits.
+    return [first, "standalone", f"serial:{best}", *others]
 
 
 def main() -> int:
     """Measure; 0 if everything ran."""
     parser = argparse.ArgumentParser(prog="python -m sglang_mirror.bench.gpu", description=__doc__)
     add = parser.add_argument
-    add("--shapes", nargs="+", default=SHAPES, help="TARGET+DRAFT (default: %(default)s)")
+    add("--shapes", nargs="*", default=SHAPES, help="TARGET+DRAFT, or nothing (default: %(default)s)")
     add("--arms", type=int, help="only the first so many, the most wanted (default: all)")
     add("--questions", type=int, default=8, help="default: %(default)s")
     add("--tokens", type=int, default=128, help="most new tokens of each (default: %(default)s)")
+    add("--server-flags", default="", help="further flags of every server, in one string")
     add("--out", type=Path, default=Path("out"), help="folder of the results (default: %(default)s)")
     add("--resume", action="store_true", help="keep what is in the folder, and measure what it lacks")
     args = parser.parse_args()
@@ -99,15 +116,26 @@ def main() -> int:
         return 2
     if not args.resume:
         (args.out / "gpu.json").unlink(missing_ok=True)
-    failed = list(_small(args.out, resume=args.resume))
-    with mps.service() as found:
-        os.environ.update(found)
+    failed = []
+    with mps.service() as found, _environment(found):
         chosen = arms(len(free), shares=bool(found))[: args.arms]
         for shape in args.shapes:
             failed += _shape(shape, chosen, args, free[0])
+    failed += _small(args.out, resume=args.resume)  # the last, for it is wanted least
     for each in failed:
         sys.stdout.write(f"gpu: {each}\n")
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """What is started meanwhile has these variables too."""
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name in more:
+            del os.environ[name]
 
 
 def _small(folder: Path, *, resume: bool) -> Iterator[str]:
@@ -145,12 +173,13 @@ def _shape(shape: str, chosen: Sequence[str], args: argparse.Namespace, free_gib
     if count < LEAST_TOGETHER:
         yield f"{shape} did not run: two servers of it do not fit into {free_gib:.0f} GiB"
         return
-    words = [*("bench", "run", *SERVED, "--enlarge", shape, "--reference", *REFERENCES, "--arms", *chosen)]
+    words = ["bench", "run", *SERVED, "--enlarge", shape, "--reference", *REFERENCES, "--arms", *chosen]
     words += ["--questions", str(args.questions), "--tokens", str(args.tokens), "--together", str(count)]
     words += ["--json", str(args.out / "gpu.json"), "--resume"]
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
     parsed = parser.parse_args(words)
+    parsed.server_flags += f" {'' if usable('fa3') else WITHOUT_FA3} {args.server_flags}"
     try:
         if parsed.run(parsed):
             yield f"{shape}: not every arm ran; the reasons stand above and in gpu.json"

@@ -47,17 +47,16 @@ def faster(least: float, than: str, **facts: Any) -> Judge:
     return judge
 
 
-def fastest_mirror(least: float, than: str, **facts: Any) -> Judge:
-    """The same of the fastest of mirror's arms in one cell, with its name."""
+def leading_mirror(least: float, than: str, **facts: Any) -> Judge:
+    """The same of the first of mirror's arms in one cell, with its name: it was chosen before measuring."""
 
     def judge(content: Content) -> Finding:
         ours = [each for each in content["results"] if each["arm"].startswith("mirror")]
         ours = [each for each in ours if facts.items() <= each.items() and than in each["ratios"]]
         if not ours:
             return None
-        best = max(ours, key=lambda each: float(each["ratios"][than]["of_totals"]))
-        ratio = best["ratios"][than]
-        return f"{ratio_text(ratio)}, `{best['arm']}`", verdict(ratio, least)
+        ratio = ours[0]["ratios"][than]
+        return f"{ratio_text(ratio)}, `{ours[0]['arm']}`", verdict(ratio, least)
 
     return judge
 
@@ -188,7 +187,7 @@ def unharmed(content: Content) -> Finding:
 
 
 def explained(content: Content) -> Finding:
-    """Every text of the GPU's check, ties aside."""
+    """Every text of the GPU's check, ties aside; what did not run is not right."""
     results = content["results"]
-    right = sum(not each["unexplained"] for each in results)
+    right = sum(not each["failed"] for each in results)
     return f"{right} of {len(results)} servers", yes_no(right == len(results))

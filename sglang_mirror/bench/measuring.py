@@ -67,7 +67,8 @@ def _record(experiment: Experiment, plan: Plan, setup: Setup, output: Output, lo
         return
     asker = Asker(setup.pair.target, num_tokens=plan.num_tokens)
     try:
-        output.timeline = record(ran[0], setup, asker, plan.workloads[0].questions[0], logs)
+        question = plan.workloads[0].questions[0]
+        output.timeline = record(ran[0], setup, asker, question, logs, start_timeout_s=plan.start_timeout_s)
     except (MirrorError, httpx.HTTPError) as error:
         output.skipped[f"the timeline of {ran[0].name}"] = in_one_line(str(error) or repr(error))
     output.write()

@@ -27,6 +27,8 @@ def provenance() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": _gpu(),
+        # Whether processes compute on one GPU at the same time, or take turns.
+        "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ,
     }
 
 
@@ -36,6 +38,7 @@ def origin(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     changed = " with uncommitted changes" if where["uncommitted"] else ""
     gpu = f"{where['gpu']}, " if where.get("gpu") else ""
+    gpu += "shared by the Multi-Process Service, " if where.get("mps") else ""
     return (
         f"`{where['command']}` at {(where['commit'] or 'no commit')[:10]}{changed}, {where['date']}; "
         f"{gpu}{where['cores']} cores of {where['cpu']}, Python {where['python']}, {versions}."

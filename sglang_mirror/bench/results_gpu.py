@@ -66,17 +66,21 @@ def checked(content: dict[str, Any]) -> str:
     """Text against plain decoding's, by family, backend and way (`make gpu-check`)."""
 
     def row(result: dict[str, Any]) -> list[str]:
+        what = [result[name] for name in ("family", "backend", "arm")]
+        if "identical" not in result:
+            return [*what, *"------", result["failed"]]
         hits = result["hit_rate"]
         return [
-            *(result[name] for name in ("family", "backend", "arm")),
+            *what,
             f"{result['identical']} of {result['num_prompts']}",
             str(result["ties"]),
             str(len(result["unexplained"])),
             number(result["accept_len"]),
             number(hits["all"] if isinstance(hits, dict) else hits),
             f"{result['steps']} ({result['plain_steps']})",
+            result["failed"] or "",
         ]
 
     head = ["family", "backend", "way", "identical texts", "differ at a tie", "differ otherwise"]
-    head += ["accepted length", "hit rate", "steps (plain)"]
+    head += ["accepted length", "hit rate", "steps (plain)", "failed"]
     return f"{origin(content)}\n\n{text_table(head, map(row, content['results']))}"

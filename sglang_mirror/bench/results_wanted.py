@@ -13,11 +13,11 @@ from sglang_mirror.bench.judges import (
     at_most,
     explained,
     faster,
-    fastest_mirror,
     fastest_of,
     field,
     law_of_latency,
     lawful,
+    leading_mirror,
     least_same_text,
     mirrors_texts,
     quotient,
@@ -162,7 +162,7 @@ GPU = (
         Wanted(
             f"GPU, {size} billion: {least} times {than}",
             GPU_FILES,
-            fastest_mirror(least, than.lower(), **cell),
+            leading_mirror(least, than.lower(), **cell),
         )
         for size, cell in BILLIONS.items()
         for least, than in ((2.8, "plain"), (1.3, "EAGLE3"))

@@ -13,7 +13,9 @@ from sglang_mirror.bench.workload import Question
 from sglang_mirror.errors import MirrorError
 
 
-def record(arm: Arm, setup: Setup, asker: Asker, question: Question, folder: Path) -> dict[str, Any]:
+def record(
+    arm: Arm, setup: Setup, asker: Asker, question: Question, folder: Path, *, start_timeout_s: float
+) -> dict[str, Any]:
     """Ask one question of the arm's server, alone and traced, after two that warm it up.
 
     Returns:
@@ -30,7 +32,7 @@ def record(arm: Arm, setup: Setup, asker: Asker, question: Question, folder: Pat
         path.unlink(missing_ok=True)
     traced = Arm(arm.name, (*arm.flags, "--mirror-trace", str(target), "--mirror-draft-trace", str(draft)))
     with server(traced, setup.pair, setup.cores, folder / "timeline.log") as started:
-        started.wait().wait_for_draft()
+        started.wait(start_timeout_s).wait_for_draft()
         for _ in range(3):
             asker.ask(started.url, question)
     steps = [row for _, row in read_rows(target)]

@@ -40,7 +40,10 @@ def shows(gib: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_best_place_comes_first_and_has_the_variants(num_gpus: int, shares: bool, best: str) -> None:
     found = gpu.arms(num_gpus, shares=shares)
-    assert found[:3] == [f"mirror:{best}", "standalone", f"mirror:{best},schedule=overlap"]
+    assert found[:4] == [
+        *(f"mirror:{best}", "standalone", f"serial:{best}"),
+        f"mirror:{best},schedule=overlap",
+    ]
     assert len(set(found)) == len(found)
     assert ("draft_share" in " ".join(found)) == shares
     assert ("cuda:1" in " ".join(found)) == (num_gpus > 1)
@@ -59,6 +62,17 @@ def test_as_many_servers_as_fit() -> None:
 def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shows(r"142000\n71000\n", tmp_path, monkeypatch)
     assert gpu.gpus() == pytest.approx([142000 / 1024, 71000 / 1024])
+
+
+def test_only_gpus_that_we_may_use_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text('#!/bin/sh\ncase "$*" in *--id=1*) echo 1024;; *) exit 1;; esac\n', encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu.gpus() == [1.0]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpu.gpus() == []
 
 
 def test_a_shape_that_does_not_fit_is_named() -> None:

@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arms whose timeline is asked for; each attempt fails."""
     found: list[str] = []
 
-    def fail(arm: Arm, *_: Any) -> None:
+    def fail(arm: Arm, *_: Any, **__: Any) -> None:
         found.append(arm.name)
         raise MirrorError("the server ended with status 1:\nValueError: no room")
 

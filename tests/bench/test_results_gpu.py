@@ -50,7 +50,9 @@ def test_the_check_counts_differences_that_are_no_ties(hits: Any, origin: dict[s
     row = {
         **{"arm": "tree", "family": "llama", "backend": "fa3", "num_prompts": 24, "identical": 21, "ties": 2},
         **{"unexplained": [{"prompt": 3}], "accept_len": 3.456, "hit_rate": hits, "steps": 500},
-        "plain_steps": 4,
+        **{"plain_steps": 4, "failed": "assert not [{...}]"},
     }
-    said = checked({**origin, "results": [row]})
-    assert "| llama | fa3 | tree | 21 of 24 | 2 | 1 | 3.46 | 0.75 | 500 (4) |" in said
+    missing = {"arm": "graphs", "family": "llama", "backend": "triton", "failed": "not run"}
+    said = checked({**origin, "results": [row, missing]})
+    assert "| llama | fa3 | tree | 21 of 24 | 2 | 1 | 3.46 | 0.75 | 500 (4) | assert not [{...}] |" in said
+    assert "| llama | triton | graphs | - | - | - | - | - | - | not run |" in said

@@ -11,11 +11,11 @@ from sglang_mirror.bench.judges import (
     at_most,
     explained,
     faster,
-    fastest_mirror,
     fastest_of,
     field,
     law_of_latency,
     lawful,
+    leading_mirror,
     least_same_text,
     quotient,
     same_texts,
@@ -60,14 +60,14 @@ def test_speeds() -> None:
     assert fastest_of("mirror", "eagle3")(found) is None
 
 
-def test_of_several_arms_of_mirror_the_fastest_is_named() -> None:
+def test_of_several_arms_of_mirror_the_first_is_named() -> None:
     def arm(name: str, ratio: float, **facts: Any) -> dict[str, Any]:
         return entry(name, ratios={"plain": {**NUMBERS, "of_totals": ratio}}, **facts)
 
-    alone = [arm("mirror:a=1", 1.8), arm("mirror:a=2", 2.0)]
+    alone = [arm("serial:a=1", 1.9), arm("mirror:a=1", 1.8), arm("mirror:a=2", 2.0)]
     found = {"results": [*alone, arm("mirror:a=3", 3.0, concurrency=4)]}
-    assert fastest_mirror(2.8, "plain", concurrency=1)(found) == (
-        "2.00 (1.70 to 2.20), `mirror:a=2`",
+    assert leading_mirror(2.8, "plain", concurrency=1)(found) == (
+        "1.80 (1.70 to 2.20), `mirror:a=1`",
         "**no**",
     )
 
@@ -91,7 +91,9 @@ def test_texts_laws_loads() -> None:
     assert lawful({"results": laws}) == ("1 of 2 settings, 20,500 tokens or more each", "**no**")
     load = {"lost": 0, "wrong_text": 1, "requests": 1739, "faults": [{}] * 10}
     assert unharmed(load) == ("0 lost, 1 wrong of 1,739 requests, 10 faults", "**no**")
-    assert explained({"results": [{"unexplained": []}] * 2}) == ("2 of 2 servers", "yes")
+    rows = [{"failed": None}, {"failed": "fa3 is not installed"}]
+    assert explained({"results": rows}) == ("1 of 2 servers", "**no**")
+    assert explained({"results": rows[:1]}) == ("1 of 1 servers", "yes")
 
 
 def test_the_law_of_latency_is_judged_by_parts_measured_apart(compared: dict[str, Any]) -> None:

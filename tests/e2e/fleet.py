@@ -22,7 +22,9 @@ from sglang_mirror.draft.launcher import DraftCommand, DraftProcess
 
 T = TypeVar("T")
 
-LOGS = ROOT / "out/test-logs"
+# MIRROR_TEST_OUT may name another folder, such as one that outlives the machine.
+OUT = Path(os.getenv("MIRROR_TEST_OUT") or ROOT / "out")
+LOGS = OUT / "test-logs"
 MIRROR_TRACE = LOGS / "mirror.jsonl"
 GAMMA = 4
 # Shared servers keep the prefix cache and cut prompts into small chunks: both must not show in the text.
