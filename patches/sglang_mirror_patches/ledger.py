@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sglang_mirror_patches import draft_kv, flags, server_info, upscale, verification
+from sglang_mirror_patches import context_room, draft_kv, flags, server_info, upscale, verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,14 @@ SEAMS = (
         why="sampled verification filters otherwise than the plain server, and leaves min-p out",
         since="0.5.17",
         remove_when="SGLang's verification samples with the plain server's sampler",
+    ),
+    Seam(
+        target="sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len",
+        kind="AROUND",
+        hook=context_room.with_room,
+        why="at the context's end a step's reserved slots would be written into another request's row",
+        since="0.5.17",
+        remove_when="SGLang's rows hold what it reserves before a step of speculation, at any page size",
     ),
     Seam(
         target="sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator",

@@ -116,7 +116,7 @@ def main() -> int:
         return 2
     if not args.resume:
         (args.out / "gpu.json").unlink(missing_ok=True)
-    failed = []
+    failed: list[str] = []
     with mps.service() as found, _environment(found):
         chosen = arms(len(free), shares=bool(found))[: args.arms]
         for shape in args.shapes:

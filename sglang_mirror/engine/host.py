@@ -6,6 +6,7 @@ from sglang.srt.distributed import get_tp_group
 from sglang.srt.layers.logits_processor import LogitsMetadata
 from sglang.srt.managers.overlap_utils import FutureMap
 from sglang.srt.managers.utils import GenerationBatchResult
+from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
 from sglang.srt.runtime_context import get_device, get_schedule, get_serving, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
@@ -23,6 +24,7 @@ __all__ = [
     "LogitsMetadata",
     "build_eagle_verify_input",
     "default_tree_mask_mode",
+    "get_alloc_reserve_per_decode",
     "get_device",
     "get_schedule",
     "get_serving",

@@ -24,6 +24,7 @@ from tests.e2e.fleet import (
     report,
     with_draft,
 )
+from tests.e2e.test_lossless import test_to_the_end_of_the_context as to_the_contexts_end
 
 pytestmark = pytest.mark.server
 
@@ -59,6 +60,13 @@ def test_text_and_forwards(streaming: tuple[Server, Server], plain_server: Serve
     counted = report(streaming[0])
     assert counted["draft_windows"] > 0
     assert counted["draft_forwards"] < (GAMMA - 1) * counted["draft_windows"]
+
+
+def test_wide_windows_at_the_end_of_the_context(
+    streaming: tuple[Server, Server], plain_server: Server, fleet: Fleet
+) -> None:
+    """SGLang reserves more slots for them than it has room for behind the context."""
+    to_the_contexts_end((plain_server, streaming[1]), fleet)
 
 
 def test_trees_end_early(streaming: tuple[Server, Server], plain_server: Server) -> None:

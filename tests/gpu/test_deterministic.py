@@ -1,4 +1,4 @@
-"""With SGLang's batch-invariant kernels and fa3 the text is plain decoding's to the last token, sampled or not.
+"""With SGLang's batch-invariant kernels and fa3 the text is plain decoding's to the last token.
 
 There a row of a product does not depend on the rows beside it, and fa3 computes a verification's attention in
 the same order as a single token's. The other backends do not: with them it matters how many tokens there are.
@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
 ]
 
-# A verification has fewer than 64 rows of a KV head: with more, fa3 takes other blocks for heads of 64 channels.
+# With more than 64 rows of a KV head in a verification fa3 takes other blocks, for heads of 64 channels.
 FLAGS = (*flags_of("fa3"), "--enable-deterministic-inference")
 TEMPERATURES = {"deterministic": 0.0, "sampled": 0.8}
 
