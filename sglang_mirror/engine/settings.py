@@ -49,11 +49,20 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "SGLang's verification does not call custom processors; serve without it",
     ),
     (
+        "rl_on_policy_target",
+        bool,
+        "sampled tokens would be drawn from other numbers than the plain server's; serve without it",
+    ),
+    (
         "disaggregation_mode",
         lambda mode: mode not in (None, "null"),
         "disaggregated prefill is not supported yet",
     ),
 )
+
+ATTENTION_BACKENDS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+# Those that show a node its own path only. Others would let it see its siblings too, and say nothing.
+TREE_BACKENDS = ("flashinfer", "fa3", "triton", "torch_native")
 
 
 def asked_for(args: Any) -> bool:
@@ -92,7 +101,7 @@ def problems(args: Any) -> list[str]:
         for name, is_on, why in REFUSED
         if is_on(getattr(args, name, None))
     ]
-    found += _window_problems(args)
+    found += _window_problems(args) + _attention_problems(args)
     try:
         config = resolve()
     except SettingsError as error:
@@ -148,6 +157,25 @@ def _window_problems(args: Any) -> list[str]:
             f"--speculative-num-draft-tokens {nodes}: a tree of {children} children a node and depth {depth} "
             f"has {depth + 1} to {_most_nodes(depth, children)} nodes here"
         )
+    return found
+
+
+def _attention_problems(args: Any) -> list[str]:
+    topk, exact = args.speculative_eagle_topk or 1, getattr(args, "enable_deterministic_inference", False)
+    found = []
+    for name in ATTENTION_BACKENDS:
+        backend = getattr(args, name, None)
+        given = f"--{name.replace('_', '-')} {backend}"
+        if topk > 1 and backend not in (None, *TREE_BACKENDS):
+            found.append(
+                f"{given}: it is not known to verify trees (--speculative-eagle-topk {topk}); "
+                f"give {', '.join(TREE_BACKENDS)}, or --speculative-eagle-topk 1"
+            )
+        if exact and backend == "flashinfer":
+            found.append(
+                f"{given}: with --enable-deterministic-inference its verification still depends on the "
+                "batch; give fa3 or triton"
+            )
     return found
 
 

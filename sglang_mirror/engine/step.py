@@ -126,14 +126,15 @@ class Verifier:
 
         `unread` are the last tokens of each request's output, as far as SGLang has not taken them in.
         """
+        places, numbers, tokens = self._on_device(laid.places, laid.numbers, laid.tokens)
         draft_input = batch.spec_info
         draft_input.bonus_tokens = draft_input.bonus_tokens.to(torch.int64)
         batch.spec_info = build_eagle_verify_input(
             batch,
             draft_input,
-            laid.places.to(self._device),
-            laid.numbers.to(self._device),
-            laid.tokens.to(self._device),
+            places,
+            numbers,
+            tokens,
             None,
             target_worker=self._worker.target_worker,
             topk=shape.topk,
@@ -143,9 +144,17 @@ class Verifier:
             device=self._device,
         )
         # For penalties, node by node, and for tokens that are drawn: see the seam around `eagle_sample`.
-        batch.spec_info.window_parents, batch.spec_info.unread = laid.parents, unread
+        batch.spec_info.laid, batch.spec_info.unread = laid, unread
         batch.spec_info.sampler = self._worker.model_runner.sampler
         batch.spec_info.group = self._group
+
+    def _on_device(self, *found: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The target's; copied there at once, and without waiting for what it computes."""
+        if self._device == "cpu":
+            return found
+        together = torch.cat([each.flatten() for each in found]).pin_memory()
+        parts = together.to(self._device, non_blocking=True).split([each.numel() for each in found])
+        return [part.view(each.shape) for part, each in zip(parts, found, strict=True)]
 
     def prepare_idle(self, batch: Any, shape: WindowShape) -> None:
         """A rank without requests takes part with an empty verification."""

@@ -97,6 +97,19 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [
+        {"attention_backend": "trtllm_mha"},
+        {"attention_backend": "triton", "speculative_eagle_topk": 2},
+        {"attention_backend": "flashinfer"},
+        {"attention_backend": "fa3", "enable_deterministic_inference": True},
+    ],
+)
+def test_attention_backends_that_will_do(models: tuple[str, str], changed: dict[str, Any]) -> None:
+    assert settings.problems(arguments(models, **changed)) == []
+
+
+@pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"enable_lora": True}, "--enable-lora True"),
@@ -109,6 +122,15 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         ({"speculative_use_rejection_sampling": True}, "--speculative-use-rejection-sampling"),
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),
+        ({"rl_on_policy_target": "fsdp"}, "--rl-on-policy-target fsdp"),
+        (
+            {"attention_backend": "trtllm_mha", "speculative_eagle_topk": 2},
+            "--attention-backend trtllm_mha: it is not known to verify trees (--speculative-eagle-topk 2)",
+        ),
+        (
+            {"decode_attention_backend": "flashinfer", "enable_deterministic_inference": True},
+            "--decode-attention-backend flashinfer: with --enable-deterministic-inference",
+        ),
         ({"speculative_num_steps": 0}, "--speculative-num-steps 0"),
         ({"speculative_eagle_topk": 2, "speculative_num_steps": 1}, "--speculative-eagle-topk 2"),
         (
