@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 EXPONENTS = (0.06, 0.12, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 # Nothing is certain: a probability of 0 or 1 would leave the outcomes behind it without any value.
 LEAST, MOST = 1e-6, 0.995
+# An exponent that has become so improbable is left out: to ask is most of what a rollout's arithmetic costs.
+NEGLIGIBLE = 1e-4
 
 
 @dataclass(slots=True)
@@ -25,13 +27,16 @@ class Agreement:
     """
 
     log_likelihoods: list[float] = field(default_factory=lambda: [0.0] * len(EXPONENTS))
+    _shares: list[tuple[float, float]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._weigh()
 
     def probability(self, logprob: float) -> float:
         """P(the target agrees) where the guesser's own log-probability is `logprob`: mean over exponents."""
-        best = max(self.log_likelihoods)
-        weights = [math.exp(each - best) for each in self.log_likelihoods]
-        powers = (math.exp(exponent * logprob) for exponent in EXPONENTS)
-        mean = sum(w * power for w, power in zip(weights, powers, strict=True)) / sum(weights)
+        mean = 0.0
+        for exponent, share in self._shares:
+            mean += share * math.exp(exponent * logprob)
         return min(max(mean, LEAST), MOST)
 
     def observe(self, logprob: float, agreed: bool) -> None:
@@ -39,3 +44,12 @@ class Agreement:
         for index, exponent in enumerate(EXPONENTS):
             power = min(max(math.exp(exponent * logprob), LEAST), MOST)
             self.log_likelihoods[index] += math.log(power if agreed else 1.0 - power)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Each exponent with its probability."""
+        best = max(self.log_likelihoods)
+        weights = [math.exp(each - best) for each in self.log_likelihoods]
+        kept = [pair for pair in zip(EXPONENTS, weights, strict=True) if pair[1] >= NEGLIGIBLE]
+        total = sum(weight for _, weight in kept)
+        self._shares = [(exponent, weight / total) for exponent, weight in kept]

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sglang_mirror.core.agreement import LEAST, Agreement
 from sglang_mirror.core.roots import Candidates
@@ -66,8 +67,7 @@ def child_chances(candidates: Candidates, topk: int, agreement: Agreement) -> li
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Grown:
+class Grown(NamedTuple):
     """A node that the window has, or could have.
 
     Attributes:
@@ -145,8 +145,7 @@ class Growth:
             return
         value = node.value - 1.0  # nobody asks for it in a chain that may not end early
         if self._shape.least > -math.inf:
-            [(_, chance)] = child_chances(candidates, 1, self._agreement)
-            value = node.value + chance
+            value = node.value + math.log(self._agreement.probability(candidates.logprobs[0]))
             if value < self._shape.least and node.depth:
                 return
         self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), value))
@@ -161,6 +160,8 @@ class Growth:
 
     def window(self) -> Window:
         """The window as far as it has grown."""
+        if self._shape.topk == 1:
+            return Window.chain(self.nodes[0].token, [node.token for node in self.nodes[1:]])
         places = {number: place for place, number in enumerate(self.chosen)}
         nodes = [self.nodes[number] for number in self.chosen]
         return Window(

@@ -60,6 +60,8 @@ class Window:
 
     def first(self, count: int) -> Window:
         """Its first `count` nodes."""
+        if count >= len(self.tokens):
+            return self
         return Window(self.tokens[:count], self.parents[:count])
 
     def reached(self, tokens: Sequence[int]) -> int | None:

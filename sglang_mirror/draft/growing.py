@@ -41,7 +41,7 @@ class Growing:
 
     @property
     def complete(self) -> bool:
-        return self._growth.complete
+        return not self._growth.open
 
     @property
     def nodes(self) -> list[Node]:
@@ -61,26 +61,35 @@ class Growing:
         """Take in what has been computed since; whether it is complete."""
         growth, known = self._growth, self._known
         told = False
-        while said := {
-            number: found for number in growth.open if (found := known[number].candidates) is not None
-        }:
+        while growth.open:
+            said = {}
+            for number in growth.open:
+                found = known[number].candidates
+                if found is not None:
+                    said[number] = found
+            if not said:
+                break
             growth.expand(said)
             self._know()
             told = True
         self.forwards += told  # also by one that said no more than that the window had better end
-        if growth.open and all(self._can_be_guessed(number) for number in growth.open):
+        if growth.open and all(map(self._can_be_guessed, growth.open)):
             self._guess_the_rest()
-        return growth.complete
+        return not growth.open
 
     def _know(self) -> None:
-        for found in self._growth.nodes[len(self._known) :]:
-            self._known.append(self._known[found.parent].child(found.token))
-            self._known[-1].streamed = self._streamed
+        known = self._known
+        for found in self._growth.nodes[len(known) :]:
+            child = known[found.parent].child(found.token)
+            child.streamed = self._streamed
+            known.append(child)
 
     def _can_be_guessed(self, number: int) -> bool:
         """Whether streams reach from the node before it to the window's depth."""
-        parent, depth = self._known[number].parent, self._growth.nodes[number].depth
-        return parent is not None and depth + len(parent.ahead) >= self.shape.depth
+        parent = self._known[number].parent
+        if parent is None or not parent.ahead:
+            return False
+        return self._growth.nodes[number].depth + len(parent.ahead) >= self.shape.depth
 
     def _guess_the_rest(self) -> None:
         said = {}
@@ -100,9 +109,10 @@ class Growing:
         return [self._with_guesses(number) for number in self._growth.open]
 
     def _with_guesses(self, number: int) -> Node:
-        node, depth = self._known[number], self._growth.nodes[number].depth
-        if node.parent is None or self._growth.nodes[number].path[-1:] != (0,):
+        node = self._known[number]
+        if node.parent is None or not node.parent.ahead or self._growth.nodes[number].path[-1:] != (0,):
             return node
+        depth = self._growth.nodes[number].depth
         for said in node.parent.ahead[: self.shape.depth - depth]:
             if not said.tokens:
                 break

@@ -142,11 +142,14 @@ class Scheduler:
                     urgent.append((rank, order, tip))
                 elif target.identity not in waiting:
                     others.append((rank, order, tip))
-        others.sort(key=lambda entry: entry[:2])
+        if len(sessions) > 1:
+            others.sort(key=lambda entry: entry[:2])
         room = limits.rows_while_awaited if waiting else limits.rows
         demands: dict[int, _Demand] = {}
         for _, order, tip in (*urgent, *others[:room]):
-            demands.setdefault(order, _Demand(*sessions[order])).tips.append(tip)
+            if order not in demands:
+                demands[order] = _Demand(*sessions[order])
+            demands[order].tips.append(tip)
         return demands.values()
 
     def _room(self, targets: Iterable[Target], rollouts: Sequence[Work]) -> int:

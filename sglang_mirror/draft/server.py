@@ -34,6 +34,8 @@ MOST_MESSAGES = 256
 # So soon, at the latest, an idle draft looks whether its parent lives or it was told to stop.
 LONGEST_WAIT_MS = 100
 
+ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
+
 
 def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
     """Bind the draft's socket.
@@ -109,9 +111,11 @@ class DraftServer:
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
         # What loading left behind lives as long as we do: a full collection that walks it takes tens of
-        # milliseconds, several steps of a target.
+        # milliseconds, several steps of a target. Nodes of a tree die with the next commit: to collect after
+        # every few hundred of them, as is usual, walks those that live for nothing.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
         with self._channel, self._trace:
             self._serve()
 

@@ -187,6 +187,9 @@ def _uncomputed(tips: Sequence[Node]) -> list[Node]:
     """The tips and their uncomputed ancestors below the root, ancestors first, each once."""
     nodes: dict[Node, None] = {}
     for tip in tips:
+        if tip.parent is not None and tip.parent.computed and not tip.computed:  # as most are
+            nodes[tip] = None
+            continue
         path = []
         node: Node | None = tip
         while node is not None and node.parent is not None and not node.computed:

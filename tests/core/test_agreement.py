@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_mirror.core.agreement import LEAST, MOST, Agreement
+from sglang_mirror.core.agreement import EXPONENTS, LEAST, MOST, Agreement
 
 
 @pytest.mark.parametrize("exponent", [0.12, 0.35, 1.0])
@@ -40,3 +40,15 @@ def test_it_stays_a_probability(seen: list[tuple[float, bool]], asked: float) ->
     for logprob, agreed in seen:
         agreement.observe(logprob, agreed)
     assert LEAST <= agreement.probability(asked) <= MOST
+
+
+def test_exponents_that_are_left_out_do_not_show() -> None:
+    """Against the mean over all of them, written out."""
+    picker, agreement = random.Random(7), Agreement()
+    for _ in range(40):
+        logprob = math.log(picker.uniform(0.05, 0.95))
+        agreement.observe(logprob, picker.random() < math.exp(0.35 * logprob))
+        weights = [math.exp(each) for each in agreement.log_likelihoods]
+        powers = [math.exp(exponent * logprob) for exponent in EXPONENTS]
+        mean = sum(w * power for w, power in zip(weights, powers, strict=True)) / sum(weights)
+        assert agreement.probability(logprob) == pytest.approx(mean, abs=1e-3)
