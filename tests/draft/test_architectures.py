@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_mirror.draft.backends import load, load_backend
+from sglang_mirror.draft.backends import kv_cache, load, load_backend
 from sglang_mirror.draft.backends.attention import TreeAttention
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
@@ -64,6 +64,20 @@ def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(TreeAttention, "__init__", shows_all)
     with pytest.raises(SettingsError, match="logits off by"):
         load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+
+
+def test_kv_that_is_moved_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start commits too, which on a GPU also compiles what the first commit would have waited for."""
+    original, moved = kv_cache.promote, list[int]()
+
+    def slips(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
+        moved.append(slots.numel())
+        original(kv, slots - 1, start)
+
+    monkeypatch.setattr(kv_cache, "promote", slips)
+    with pytest.raises(SettingsError, match="LlamaLoop: logits off by"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert moved
 
 
 def test_unknown_names(tmp_path: Path) -> None:

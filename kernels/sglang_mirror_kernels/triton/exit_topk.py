@@ -89,7 +89,11 @@ def exit_topk(
     num_blocks = triton.cdiv(num_logits, BLOCK)
     values = torch.empty(rows, num_blocks, kappa, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(rows, num_blocks, kappa, dtype=torch.int64, device=logits.device)
-    highest, total = torch.empty(2, rows, num_blocks, dtype=torch.float32, device=logits.device)
+    # Not halves of one tensor: Triton compiles once more for what begins off its alignment, which with some
+    # numbers of rows the second half would.
+    highest, total = (
+        torch.empty(rows, num_blocks, dtype=torch.float32, device=logits.device) for _ in range(2)
+    )
     _best_of_block[rows, num_blocks](
         logits,
         children.contiguous(),

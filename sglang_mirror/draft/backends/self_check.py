@@ -10,7 +10,8 @@ import torch
 
 from sglang_mirror.draft.backends.base import Cache, Segment
 
-NUM_TREE_TOKENS = 6
+HALF = 3
+NUM_TREE_TOKENS = 2 * HALF
 TEXT_LEN = 40
 # A text long enough to leave a sliding window, as long as that is quickly computed.
 LONGEST_TEXT = 1024
@@ -61,7 +62,8 @@ def deviation(backend: Checked, expected: Reference) -> float:
     """How far the backend's logits are from the model's, as a share of their norm.
 
     The text is computed in two chunks, but for its last tokens: these are the nodes of a tree in which each
-    has a sibling with another token, so that a mask that shows too much is seen.
+    has a sibling with another token, so that a mask that shows too much is seen. Half of them are computed,
+    committed, and then the other half, so that KV that was moved is read; besides, what moves it is compiled.
     """
     cache = backend.new_cache()
     tokens = expected.tokens
@@ -70,16 +72,22 @@ def deviation(backend: Checked, expected: Reference) -> float:
         chunk = range(first, last)
         seen = [(2 << row) - 1 for row in range(len(chunk))]
         backend.logits([Segment(cache, tokens[first:last], chunk, first, first, seen, ())])
-    tree_tokens, positions, seen, above = [], [], [], 0
-    for depth, token in enumerate(tokens[num_text:]):
-        slot = 2 * depth
-        tree_tokens += [tokens[depth], token]
-        positions += [num_text + depth] * 2
-        seen += [above | 1 << slot, above | 2 << slot]
-        above |= 2 << slot
-    wanted = range(1, 2 * NUM_TREE_TOKENS, 2)
-    logits = backend.logits([Segment(cache, tree_tokens, positions, num_text, num_text, seen, wanted)])
+    found = []
+    for first in range(num_text, len(tokens), HALF):
+        found.append(backend.logits([_tree(cache, tokens, first)]))
+        cache.move([first + 2 * depth + 1 for depth in range(HALF)], first)
     with torch.inference_mode():
-        difference = (logits.float() - expected.logits).norm(dim=-1) / expected.logits.norm(dim=-1)
+        difference = (torch.cat(found).float() - expected.logits).norm(dim=-1) / expected.logits.norm(dim=-1)
         worst = difference.max().item()
     return worst if worst == worst else float("inf")  # noqa: PLR0124 - NaN
+
+
+def _tree(cache: Cache, tokens: Sequence[int], first: int) -> Segment:
+    """`HALF` tokens of a text from `first` on as a tree behind it: every other row, behind a sibling each."""
+    tree_tokens, positions, seen, above = list[int](), list[int](), list[int](), 0
+    for depth in range(HALF):
+        tree_tokens += [tokens[first + depth - 1], tokens[first + depth]]
+        positions += [first + depth] * 2
+        seen += [above | 1 << 2 * depth, above | 2 << 2 * depth]
+        above |= 2 << 2 * depth
+    return Segment(cache, tree_tokens, positions, first, first, seen, range(1, 2 * HALF, 2))
