@@ -12,6 +12,7 @@ from sglang_mirror.draft.backends.attention import TreeAttention
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.load import load_torch
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.errors import DraftError, SettingsError
 from tests.draft.tiny import ARCHITECTURES, VOCAB, make
 
@@ -110,3 +111,51 @@ def test_what_another_start_may_do_better(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(load, "deviation", full)
     with pytest.raises(DraftError, match=r"cannot be served: .*CUDA out of memory"):
         load_torch(str(folder), device="cpu", dtype="auto", threads=1)
+
+
+def no_graphs(why: Exception) -> object:
+    """Ways to run a model of which the first is CUDA graphs that fail, as on a GPU."""
+    original = load._ways
+
+    def fail() -> TorchBackend:
+        raise why
+
+    return lambda *args, **options: {"CUDA graphs": fail, **original(*args, **options)}
+
+
+def spoiled_capture() -> Exception:
+    """Memory was short within a capture, whose end then fails as well."""
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        spoiled_capture(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_memory_that_is_taken_makes_no_draft_slow_for_good(
+    why: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start, when the target has all its own, gets graphs."""
+    monkeypatch.setattr(load, "_ways", no_graphs(why))
+    with pytest.raises(DraftError, match=r"cannot be served: CUDA graphs: .*torch-eager needs less"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+
+
+@pytest.mark.parametrize(
+    "why", ["a kernel does not compile", "CUDA error: operation not permitted when stream is capturing"]
+)
+def test_what_cannot_be_captured_is_computed_eagerly(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(load, "_ways", no_graphs(RuntimeError(why)))
+    backend = load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert isinstance(backend._runner, LlamaLoop)
+    [said] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert said.endswith(f"does not run in what would be faster: CUDA graphs: RuntimeError: {why}")
