@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sglang_mirror.draft.backends.packing import SEEN, Packed
+from sglang_mirror_kernels.building import building
 
 logger = logging.getLogger(__name__)
 
@@ -149,22 +150,15 @@ class Buckets:
 
     def _capture(self, buckets: Sequence[Bucket]) -> None:
         """The largest first: the others find room in its memory, for no two run at once."""
-        from triton.errors import TritonError  # noqa: PLC0415 - on a GPU only
-
         pool, side = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-        try:
+        with building(), torch.inference_mode():
             for bucket in reversed(buckets):
                 side.wait_stream(torch.cuda.current_stream())
                 # Once outside: what is compiled, loaded or allocated at a first call cannot be captured.
-                with torch.inference_mode(), torch.cuda.stream(side):
+                with torch.cuda.stream(side):
                     self._compute(bucket)
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with (
-                    torch.inference_mode(),
-                    torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"),
-                ):
+                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                     self._compute(bucket)
                 bucket.graph = graph
-        except TritonError as error:
-            raise RuntimeError(f"a kernel does not compile: {error}") from error

@@ -18,7 +18,7 @@ from sglang_mirror.draft.backends.torch_backend import TorchBackend, TreeModel
 from sglang_mirror.errors import DraftError, MirrorError, SettingsError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
-from sglang_mirror_kernels.select import has_triton
+from sglang_mirror_kernels.select import build_promote, has_triton
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def _fastest(
     for way, backend_of in ways.items():
         try:
             backend = backend_of()
+            build_promote(backend.new_cache().kv)
             off = deviation(backend, expected)
         except _MISFITS as error:
             reasons.append(f"{way}: {type(error).__name__}: {error}")
