@@ -43,7 +43,7 @@ def test_ids_beyond_the_tokenizer_are_never_proposed(tmp_path: Path) -> None:
     folder = make("llama", tmp_path, vocab_size=VOCAB + 30)
     backend = load_torch(str(folder), device="cpu", dtype="auto", threads=1)
     assert backend.vocab_size == VOCAB + 30
-    assert backend._num_tokens == VOCAB
+    assert backend.num_tokens == VOCAB
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "bloom"])

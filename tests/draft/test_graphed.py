@@ -40,7 +40,13 @@ class Pair:
     """
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, streams: int = 0, fused: bool = False
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        streams: int = 0,
+        fused: bool = False,
+        buckets: Sequence[int] = BUCKETS,
     ) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         model = model.to(DEVICE).eval()
@@ -52,7 +58,7 @@ class Pair:
         self.num_streams, self.num_ahead = streams, 0
         self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
         self.eager.most_along = 0
-        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS, fused=fused)
+        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=buckets, fused=fused)
         if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             arena, used = torch.randn(ARENA), itertools.count(0)
             self.graphed._memory = arena

@@ -82,7 +82,7 @@ class GraphedBackend(TorchBackend):
 
     def prepare(self, num_candidates: int) -> None:
         for buckets in filter(None, (self._main, self._streams)):
-            buckets.make_room(NUM_WORDS, min(num_candidates, self._num_tokens))
+            buckets.make_room(NUM_WORDS, min(num_candidates, self.num_tokens))
 
     def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """As `TorchBackend.logits`."""
@@ -165,7 +165,7 @@ class GraphedBackend(TorchBackend):
 
     def _select(self, bucket: Bucket, logits: torch.Tensor) -> None:
         exit_topk(
-            logits[:, : self._num_tokens],
+            logits[:, : self.num_tokens],
             self._no_children[: bucket.num_rows],
             bucket.found.shape[2],
             (bucket.found[0], bucket.found[1].view(torch.float32)),

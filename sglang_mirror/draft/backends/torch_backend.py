@@ -58,6 +58,9 @@ class TorchBackend:
         name: for messages.
         runner: how to run it.
         num_tokens: the tokenizer's ids are below it; rows that only pad the vocabulary are never proposed.
+
+    Attributes:
+        num_tokens: as given.
     """
 
     # Rows and streams of a forward up to which every row's streams are computed along with it: a few more
@@ -72,7 +75,7 @@ class TorchBackend:
         self.device = str(weight.device)
         self.max_len = int(config.max_position_embeddings)
         self.vocab_size = int(config.vocab_size)
-        self._num_tokens = num_tokens
+        self.num_tokens = num_tokens
         self._runner = runner
         self._sliding_window: int | None = getattr(config, "sliding_window", None)
         self._shape = KVShape(
@@ -123,7 +126,7 @@ class TorchBackend:
             return self._runner.ahead(rows)
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
-        count, streams = min(num_candidates, self._num_tokens), self._runner.num_streams
+        count, streams = min(num_candidates, self.num_tokens), self._runner.num_streams
         asked = [_streamed(segment) if streams else [] for segment in segments]
         rows = _rows_of(segments, asked)
         along = len(rows) * (1 + streams) <= self.most_along
@@ -152,7 +155,7 @@ class TorchBackend:
     def _candidates(self, logits: torch.Tensor, count: int) -> list[Candidates]:
         """The most probable tokens of each of [rows, V]."""
         with torch.inference_mode():
-            kept = logits[:, : self._num_tokens]
+            kept = logits[:, : self.num_tokens]
             tokens, logprobs = _most_probable(torch.log_softmax(kept, -1, dtype=torch.float32), count)
         pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
         return [Candidates(tuple(ids), tuple(values)) for ids, values in pairs]
