@@ -66,12 +66,14 @@ class Backend(Protocol):
         device: where it computes.
         max_len: tokens that a request may have.
         vocab_size: token ids are below it.
+        rows_at_once: that it computes in one go; of more it computes so many in turn. None: any number.
     """
 
     name: str
     device: str
     max_len: int
     vocab_size: int
+    rows_at_once: int | None
 
     def prepare(self, num_candidates: int) -> None:
         """From now on so many candidates a row may be asked for: what that costs is paid now.

@@ -63,6 +63,7 @@ class GraphedBackend(TorchBackend):
         if any(layer.sliding for layer in loop.layers):
             raise ValueError("its layers attend in sliding windows, which are computed eagerly")
         shape, most, streams = self._shape, buckets[-1], loop.num_streams
+        self.rows_at_once = most
         width = loop.embedding.shape[1]
         static = loop, self.max_len, shape.num_kv_heads
         self._model = FusedLlama(*static, num_rows=most) if fused else StaticLlama(*static)

@@ -57,6 +57,8 @@ class ScriptedBackend:
         ahead: what its streams say after a prefix, if it has any.
     """
 
+    rows_at_once: int | None = None
+
     def __init__(
         self,
         script: Script,

@@ -66,6 +66,7 @@ class TorchBackend:
     # Rows and streams of a forward up to which every row's streams are computed along with it: a few more
     # cost less than reading the head once more, for the streams of the last right row of each branch alone.
     most_along = 16
+    rows_at_once: int | None = None
 
     def __init__(self, model: Any, name: str, runner: TreeModel, *, num_tokens: int) -> None:
         config = model.config.get_text_config()
