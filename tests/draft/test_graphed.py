@@ -216,16 +216,19 @@ def test_room_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.Mo
         make_all(buckets, num_words, num_candidates)
 
     monkeypatch.setattr(Buckets, "make", makes)
-    both.graphed.prepare(9)
+    both.graphed.prepare(9, 0)
     assert made == []
-    both.graphed.prepare(12)
+    both.graphed.prepare(12, 0)
     assert made == [12, 12]  # the rows', and their streams'
     with pytest.raises(RuntimeError, match="out of memory"):
-        both.graphed.prepare(20)
+        both.graphed.prepare(20, 0)
     assert made == [12, 12, 20, 12]
     request = Request((both.graphed.new_cache(), both.eager.new_cache()))
     both.forward([request.segments(picker, 5, prompt=True)], 12)
     assert len(made) == 4
+    both.graphed.prepare(12, 400)  # with two streams as many as 1,200
+    assert both.graphed._main.num_words == 32
+    assert len(made) == 6
 
 
 def test_no_row_behind_the_models_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

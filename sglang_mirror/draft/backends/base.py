@@ -75,8 +75,13 @@ class Backend(Protocol):
     vocab_size: int
     rows_at_once: int | None
 
-    def prepare(self, num_candidates: int) -> None:
-        """From now on so many candidates a row may be asked for: what that costs is paid now.
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
+        """From now on so much may be asked for: what that costs is paid now.
+
+        Args:
+            num_candidates: for each row.
+            num_seen: slots behind its prefix that a row may see, or be behind; wrong guesses of a streaming
+                draft's not counted.
 
         Raises:
             RuntimeError: they cannot be had; as many as before can.

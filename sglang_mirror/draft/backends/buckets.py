@@ -19,8 +19,8 @@ from sglang_mirror_kernels.building import building
 
 logger = logging.getLogger(__name__)
 
-# What a target asks for by default, its kappa and one; and 64 nodes of a tree a word. For more everything is
-# captured again, once: at a Hello with another kappa, and where a larger tree is met.
+# What a target asks for by default, its kappa and one; and 64 slots of a tree a word. For more everything is
+# captured again, at the Hello that asks for it. A word costs each forward's copy 8 bytes a row.
 NUM_CANDIDATES = 9
 NUM_WORDS = 16
 ALIGNED = 16  # integers; Triton compiles once more for what begins elsewhere

@@ -17,12 +17,13 @@ import torch
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Segment
-from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, NUM_WORDS, Bucket, Buckets, Found
+from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, Bucket, Buckets, Found
 from sglang_mirror.draft.backends.fused_llama import FusedLlama
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.packing import POSITION, TOKEN, Packed, as_rows, pack, stream_rows
 from sglang_mirror.draft.backends.static_llama import StaticLlama
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror_kernels.rows import WORD_BITS
 from sglang_mirror_kernels.select import exit_topk
 
 # Each costs some MiB and, at the start, the time of a few eager forwards.
@@ -81,9 +82,10 @@ class GraphedBackend(TorchBackend):
         sizes = [streams * size for size in buckets if streams * size <= most]
         self._streams = Buckets(self._compute_streams, sizes, **usual) if streams else None
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
+        words = -(-num_seen * (1 + self._runner.num_streams) // WORD_BITS)
         for buckets in filter(None, (self._main, self._streams)):
-            buckets.make_room(NUM_WORDS, min(num_candidates, self.num_tokens))
+            buckets.make_room(words, min(num_candidates, self.num_tokens))
 
     def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """As `TorchBackend.logits`."""

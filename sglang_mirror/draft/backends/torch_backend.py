@@ -87,7 +87,7 @@ class TorchBackend:
             device=weight.device,
         )
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
         """It computes eagerly, whatever is asked for."""
 
     def new_cache(self, num_tokens: int = 0) -> TensorCache:
