@@ -134,9 +134,10 @@ class Buckets:
         """For so many at least.
 
         Raises:
-            RuntimeError: it cannot be captured; there is room for as many as before.
+            RuntimeError: it cannot be captured; there is room for as many as before, or, where that cannot be
+                captured again either, for as many the next time.
         """
-        if num_words <= self.num_words and num_candidates <= self.num_candidates:
+        if self.buckets and num_words <= self.num_words and num_candidates <= self.num_candidates:
             return
         words = self.num_words
         while words < num_words:
@@ -144,9 +145,13 @@ class Buckets:
         before = self.num_words, self.num_candidates
         try:
             self.make(words, max(num_candidates, self.num_candidates))
-        except RuntimeError:
-            self.make(*before)
-            raise
+            return
+        except RuntimeError as error:
+            why = str(error)
+        # Behind the handler: an error's traceback holds the new buffers and graphs, and there may be no room
+        # for both.
+        self.make(*before)
+        raise RuntimeError(why)
 
     def _capture(self, buckets: Sequence[Bucket]) -> None:
         """The largest first: the others find room in its memory, for no two run at once."""
