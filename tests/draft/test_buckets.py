@@ -47,6 +47,17 @@ def test_room_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(made) == 6
 
 
+def test_a_request_that_ends_leaves_no_kv_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, picker = Pair(make("llama", tmp_path), monkeypatch, streams=2), random.Random(1)
+    request = Request((both.graphed.new_cache(), both.eager.new_cache()))
+    there = [weakref.ref(cache) for cache in request.caches]
+    both.forward([request.segments(picker, 5, prompt=True)], 3)
+    both.forward([request.segments(picker, 3, prompt=False)], 3)
+    assert both.num_ahead
+    del request
+    assert [each() for each in there] == [None, None]
+
+
 class Captured(Buckets):
     """Has no memory for more than `most` candidates a row, nor for two sets of graphs at once."""
 

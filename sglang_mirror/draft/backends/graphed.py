@@ -118,6 +118,9 @@ class GraphedBackend(TorchBackend):
         found = np.concatenate([found.copy() for _, found in self._stream_rows(rows, count)], 1)
         return _as_candidates(found[:, :, :count])
 
+    def _forget(self) -> None:
+        self._states, self._last = self._forks, ()
+
     def _packed(self, segments: Sequence[Segment]) -> Packed:
         last = max(max(segment.positions) for segment in segments)
         if last >= self.max_len:

@@ -49,6 +49,9 @@ class TreeModel(Protocol):
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
 
+    def forget(self) -> None:
+        """Let go what `ahead` would have needed, the requests' KV with it."""
+
 
 class TorchBackend:
     """A transformers model as a draft; see `backends.base.Backend`.
@@ -127,6 +130,16 @@ class TorchBackend:
             return self._runner.ahead(rows)
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+        try:
+            return self._said(segments, num_candidates)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nobody asks for streams of the last forward any more, whose requests may end before the next."""
+        self._runner.forget()
+
+    def _said(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
         count, streams = min(num_candidates, self.num_tokens), self._runner.num_streams
         asked = [_streamed(segment) if streams else [] for segment in segments]
         rows = _rows_of(segments, asked)
