@@ -197,7 +197,7 @@ class DraftService:
             self._fail(target, message.stamp, problem)
             return
         try:
-            cache = self._backend.new_cache(len(message.tokens))
+            cache = self._backend.new_cache(len(message.tokens) + target.settings.most_nodes)
         except RuntimeError as error:
             self._no_memory(target, message.stamp, reason(error))
             return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from sglang_mirror.core.roots import Candidates, RootMode
 from sglang_mirror.draft.backends.base import Said, Segment
+from sglang_mirror.draft.backends.kv_cache import BLOCK, TensorCache
+from sglang_mirror.draft.backends.load import load_torch
 from sglang_mirror.draft.backends.scripted import ScriptedBackend
 from sglang_mirror.draft.scheduler import Limits
-from tests.draft.draft_playing import Playback, Player, hello, scripted_models
+from tests.draft.draft_playing import Playback, Player, hello, opening, scripted_models
 from tests.draft.test_streaming import COUNT, SCRIPT, VOCAB, ahead
+from tests.draft.tiny import make
 
 Ahead = Callable[[Sequence[int], int], tuple[Candidates, ...]]
 EVERY_ROW = Limits(rows=1000, rows_while_awaited=1000, prefill_rows=1)
@@ -62,3 +66,19 @@ def test_room_for_a_long_chunk_of_a_prompt() -> None:
     player = Player(backend, Limits(prefill_rows=700))
     player.greet(b"t", hello())
     assert backend.prepared == 700
+
+
+@pytest.mark.parametrize(("topk", "nodes"), [(1, 5), (3, 9)])
+def test_a_prompt_that_fills_its_blocks_does_not_move_while_a_window_is_awaited(
+    topk: int, nodes: int, tmp_path: Path
+) -> None:
+    backend = load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+    playing = Player(backend)
+    playing.greet(b"t", hello(gamma=4, topk=topk, nodes=nodes, roots="draft", budget=12))
+    playing.say(b"t", opening(1, BLOCK))
+    cache = playing.service._targets[b"t"].sessions[1].cache
+    assert isinstance(cache, TensorCache)
+    there = cache.kv.data_ptr()
+    playing.settle()
+    assert len(cache.positions) > BLOCK
+    assert cache.kv.data_ptr() == there
