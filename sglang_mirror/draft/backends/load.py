@@ -27,7 +27,9 @@ FUSED, EAGER = "torch-fused", "torch-eager"
 _MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)
 
 
-def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str = "torch") -> TorchBackend:
+def load_torch(
+    model: str, *, device: str, dtype: str, threads: int, kind: str = "torch", num_tokens: int = 0
+) -> TorchBackend:
     """Load a model and check that it computes trees as its own forward computes text.
 
     Args:
@@ -37,6 +39,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str =
         threads: CPU threads; 0 leaves PyTorch's default.
         kind: torch: on a GPU, compute in CUDA graphs what can be; torch-fused: in graphs with merged kernels,
             or not at all; torch-eager: everything eagerly.
+        num_tokens: ids that may be proposed are below it; 0: the tokenizer's.
 
     Raises:
         SettingsError: the model cannot be a draft, or the device does not exist.
@@ -53,7 +56,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str =
         torch.cuda.set_device(loaded.device)  # kernels of Triton run on the current device
     try:
         expected = reference(loaded)
-        num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
+        num_tokens = min(num_tokens or vocabulary_size(model), loaded.config.get_text_config().vocab_size)
         streams = read_streams(model, loaded)
     except _MISFITS as error:
         raise _refusal(model, f"its own forward fails: {error}", passing=_may_pass(error)) from error
