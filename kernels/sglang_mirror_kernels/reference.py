@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from sglang_mirror_kernels.rows import WORD_BITS, Layer, TreeRows
 
+FORBIDDEN = torch.finfo(torch.float32).min  # in place of minus infinity
+
 
 def exit_topk(
     logits: torch.Tensor,
@@ -26,14 +28,18 @@ def exit_topk(
 
     Returns:
         Token ids int64 [N, kappa], most probable first, and their natural-log probabilities, float32
-        [N, kappa], under the whole distribution: the children keep their share of it.
+        [N, kappa], under the whole distribution: the children keep their share of it. A row with a NaN, or
+        without any chance, has tokens as well, each minus infinity: an id that is none ends whoever looks it
+        up on a GPU.
     """
     logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
     # With as many more as there are children, enough are left without them; to sort these few is cheap.
     values, tokens = torch.topk(logprobs, kappa + children.shape[1], dim=-1, sorted=False)
+    # A forbidden token comes before the node's own: there may be no other.
+    values = torch.nan_to_num_(values, nan=FORBIDDEN, neginf=FORBIDDEN)
     own = (tokens.unsqueeze(2) == children.unsqueeze(1)).any(-1)  # [N, kappa + c]
     values, order = torch.topk(values.masked_fill_(own, -torch.inf), kappa, dim=-1)
-    found = tokens.gather(1, order), values
+    found = tokens.gather(1, order), values.masked_fill_(values <= FORBIDDEN, -torch.inf)
     if out is None:
         return found
     out[0].copy_(found[0])

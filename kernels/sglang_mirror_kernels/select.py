@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 
 import torch
 
 from sglang_mirror_kernels import reference
+from sglang_mirror_kernels.building import BuildError, building
 from sglang_mirror_kernels.rows import Layer, TreeRows
+
+logger = logging.getLogger(__name__)
+
+_unbuilt = set[str]()  # what was tried at the start and has no twin on this host
 
 
 @functools.cache
@@ -41,13 +47,32 @@ def exit_topk(
 
 
 def promote(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
-    """`reference.promote`, by the implementation for the cache's device."""
-    if _twin(kv):
+    """`reference.promote`, by the implementation for the cache's device, or what `build_promote` left."""
+    if _twin(kv) and "promote" not in _unbuilt:
         from sglang_mirror_kernels.triton import promote as twin  # noqa: PLC0415 - needs Triton
 
         twin.promote(kv, slots, start)
     else:
         reference.promote(kv, slots, start)
+
+
+def build_promote(kv: torch.Tensor) -> None:
+    """Build the twin of `promote` before it is needed; where that fails, the reference serves from now on.
+
+    Other kernels are built as a graph captures them, and whoever captures it has another way. This one is
+    launched by itself.
+
+    Args:
+        kv: like the caches to come, with a slot at least; it stays as it is.
+    """
+    if not _twin(kv):
+        return
+    try:
+        with building():
+            promote(kv, torch.zeros(1, dtype=torch.int64, device=kv.device), 0)
+    except BuildError as error:
+        _unbuilt.add("promote")
+        logger.warning("PyTorch moves KV on %s, with more launches a commit: %s", kv.device, error)
 
 
 def tree_attention(

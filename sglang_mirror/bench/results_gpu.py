@@ -17,22 +17,34 @@ BACKENDS = {
 
 
 def rollouts(content: dict[str, Any]) -> str:
-    """The draft's forwards by rows, and whole rollouts (`python -m sglang_mirror.draft.timing`)."""
+    """The draft's forwards by rows, and whole rollouts (`python -m sglang_mirror.draft.timing`).
+
+    Older files have neither the service's time nor the vocabulary, which was the small model's.
+    """
+    timed = {how: content[name] for name, how in BACKENDS.items() if name in content}
+    served = any("service_ms" in found for found in timed.values())
 
     def rows() -> Iterator[list[str]]:
-        for name, how in BACKENDS.items():
-            if name in content:
-                found = content[name]
-                forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
-                yield [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
+        for how, found in timed.items():
+            forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
+            row = [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
+            yield [*row, number(found.get("service_ms", {}).get("median"))] if served else row
 
     head = ["", *(f"{rows} rows" for rows in (1, 16, 64, 128))]
     head.append(f"{content['roots']} roots, {content['gamma']} deep")
+    head += ["a step of the service"] if served else []
     facts = (
         f"A draft of shape {content['shape']} on {content['device']}, torch {content['torch_version']} "
         f"(`python -m sglang_mirror.draft.timing`): milliseconds of a forward behind {content['text']} "
         "tokens of text, and of a whole rollout; medians."
     )
+    if served:
+        vocabulary = ", ".join(sorted({f"{found['vocabulary']:,}" for found in timed.values()}))
+        facts += (
+            f" Candidates are chosen from {vocabulary} ids. A step of the service begins with the message "
+            "that an outcome hit, and ends when all roots have their branches: its own Python is in it, and "
+            "the choice of roots, behind the forward of the window's last node."
+        )
     return f"{origin_if_any(content)}\n\n{facts}\n\n{text_table(head, rows())}"
 
 

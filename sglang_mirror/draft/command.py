@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 # Where every row costs, few of them per forward; an H200 computes 128 rows of a 0.6B draft in 1.3 times the
 # time of 64 (docs/results.md).
 ROWS_ON_CPU, ROWS_ON_GPU = 64, 128
-# Beside a window that is waited for: there 64 rows take 1.1 times as long as one, and 192, a chunk and they
-# together, are one graph.
+# Beside a window that is waited for: there 64 rows take 1.1 times as long as one. Prompt tokens have at most
+# what rollouts leave of the largest graph, which is of 192 rows.
 ROWS_WHILE_AWAITED_ON_CPU, ROWS_WHILE_AWAITED_ON_GPU = 8, 64
 SHARED_PREFILL_ROWS_ON_CPU, SHARED_PREFILL_ROWS_ON_GPU = 64, 128
 # What follows the signal must be ready in less than half of the target's step, and on a CPU every row costs.

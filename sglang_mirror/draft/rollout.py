@@ -40,6 +40,15 @@ class RolloutSettings:
     root_budget: int
     streamed_branches: bool = True  # as `scheduler.Limits`
 
+    @property
+    def most_nodes(self) -> int:
+        """Nodes behind a text: a window's, and those of one behind every root.
+
+        Of trees up to twice as many are computed as are chosen in the end.
+        """
+        _, roots = phase_budgets(self.roots, self.root_budget)
+        return (1 + roots) * self.shape.num_nodes * (1 if self.shape.topk == 1 else 2)
+
 
 @dataclass(slots=True)
 class Agreements:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from sglang_mirror.draft.backends.base import Backend, Segment
-from sglang_mirror.draft.pace import Pace
+from sglang_mirror.draft.pace import GRAIN, Pace
 from sglang_mirror.draft.session import Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
@@ -153,11 +153,17 @@ class Scheduler:
         return demands.values()
 
     def _room(self, targets: Iterable[Target], rollouts: Sequence[Work]) -> int:
-        """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it."""
-        limits = self._limits
+        """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it.
+
+        Beside rollouts they are what these leave of the rows that the backend computes at once: a second go
+        reads all weights again. Where next to nothing is left they take it, for no prompt waits for ever.
+        """
+        limits, beside = self._limits, sum(len(each.segment.tokens) for each in rollouts)
         limit_ms = min((MOST_BEATS * target.beat_s * 1000 for target in targets), default=0.0)
-        rows = self._pace.rows(limit_ms=limit_ms, beside=sum(len(each.segment.tokens) for each in rollouts))
-        return min(rows, limits.shared_prefill_rows if rollouts else limits.prefill_rows)
+        rows = self._pace.rows(limit_ms=limit_ms, beside=beside)
+        rows = min(rows, limits.shared_prefill_rows if rollouts else limits.prefill_rows)
+        left = -beside % self._backend.rows_at_once if self._backend.rows_at_once else 0
+        return min(rows, left) if left >= GRAIN else rows
 
     def _prefills(
         self, sessions: Sequence[tuple[Target, Session]], room: int, *, awaited: bool

@@ -10,7 +10,7 @@ from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
 from sglang_mirror.draft.scheduler import ForwardError, Limits, Scheduler, reason
-from sglang_mirror.draft.session import Session
+from sglang_mirror.draft.session import SHORT_TEXT, Session
 from sglang_mirror.draft.target import Target
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.errors import DraftError
@@ -70,7 +70,7 @@ class DraftService:
         self._vocabulary = vocabulary
         self._say = say
         limits = limits or Limits()
-        self._streamed_branches = limits.streamed_branches
+        self._streamed_branches, self._prefill_rows = limits.streamed_branches, limits.prefill_rows
         self._scheduler = Scheduler(backend, limits, trace or Trace())
         self._targets: dict[bytes, Target] = {}
         self._failures = 0
@@ -150,7 +150,10 @@ class DraftService:
             raise DraftError(f"{self._backend.name} failed {self._failures} times in a row: {why}")
 
     def _hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
-        reasons = objections(hello, self._backend, self._vocabulary) or self._prepare(hello.kappa)
+        settings = RolloutSettings(
+            hello.shape, hello.kappa, hello.roots, hello.root_budget, self._streamed_branches
+        )
+        reasons = objections(hello, self._backend, self._vocabulary) or self._prepare(settings)
         if reasons:
             logger.warning("target %s refused: %s", hello.target, "; ".join(reasons))
             self._targets.pop(identity, None)
@@ -160,9 +163,7 @@ class DraftService:
         self._targets[identity] = Target(
             identity=identity,
             name=hello.target,
-            settings=RolloutSettings(
-                hello.shape, hello.kappa, hello.roots, hello.root_budget, self._streamed_branches
-            ),
+            settings=settings,
             beat_s=beat_s,
             last_heard_s=now_s,
             next_beat_s=now_s + beat_s,
@@ -174,12 +175,14 @@ class DraftService:
             identity, Ready(VERSION, self._vocabulary, backend.name, os.getpid(), backend.device, max_len)
         )
 
-    def _prepare(self, kappa: int) -> list[str]:
-        """Before Ready, for it may take seconds. Why so many candidates cannot be had; empty if they can."""
+    def _prepare(self, settings: RolloutSettings) -> list[str]:
+        """Before Ready, for it may take seconds. Why so much cannot be had; empty if it can."""
+        kappa, budget = settings.kappa, settings.root_budget
         try:
-            self._backend.prepare(kappa + 1)
+            self._backend.prepare(kappa + 1, max(settings.most_nodes + SHORT_TEXT, self._prefill_rows))
         except RuntimeError as error:
-            return [f"kappa: the target asks for {kappa}, which the draft cannot compute: {reason(error)}"]
+            said = f"kappa, root budget: the target asks for {kappa} and {budget}"
+            return [f"{said}, which the draft cannot compute: {reason(error)}"]
         return []
 
     def _open(self, target: Target, message: Open) -> None:
@@ -194,7 +197,7 @@ class DraftService:
             self._fail(target, message.stamp, problem)
             return
         try:
-            cache = self._backend.new_cache(len(message.tokens))
+            cache = self._backend.new_cache(len(message.tokens) + target.settings.most_nodes)
         except RuntimeError as error:
             self._no_memory(target, message.stamp, reason(error))
             return

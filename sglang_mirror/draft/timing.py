@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 
-from sglang_mirror.draft.backends import load_backend
 from sglang_mirror.draft.backends.base import Backend, Segment
 from sglang_mirror.draft.backends.graphed import BUCKETS, GraphedBackend
+from sglang_mirror.draft.backends.load import load_torch
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror.draft.command import add_arguments, limits
+from sglang_mirror.draft.timing_served import KAPPA, Served
 from sglang_mirror.errors import MirrorError
 from sglang_mirror.upscale.folder import make_folder
 from sglang_mirror.upscale.shape import parse_shape
 
-KAPPA = 8
 CHUNK = 128
 WARMED_AFTER = 5
 MOST_KERNELS = 30
+ALL_TOKENS = sys.maxsize
 
 
 class Rollouts:
@@ -41,9 +44,7 @@ class Rollouts:
     def __init__(self, backend: Backend, *, num_requests: int, num_roots: int, text_len: int) -> None:
         self._backend = backend
         self._text_len = text_len
-        self._roots = [
-            num_roots // num_requests + (i < num_roots % num_requests) for i in range(num_requests)
-        ]
+        self._roots = shared(num_roots, num_requests)
         self._caches = [backend.new_cache() for _ in self._roots]
         for cache in self._caches:
             for first in range(0, text_len, CHUNK):
@@ -77,6 +78,11 @@ class Rollouts:
             seen=[branch << root for root in range(roots)],
             wanted=range(roots),
         )
+
+
+def shared(num_roots: int, num_requests: int) -> list[int]:
+    """How many roots each request has."""
+    return [num_roots // num_requests + (i < num_roots % num_requests) for i in range(num_requests)]
 
 
 def measure(call: Callable[[], object], *, repeats: int, device: str) -> dict[str, float]:
@@ -118,14 +124,20 @@ def kernels(call: Callable[[], object], *, device: str) -> dict[str, dict[str, f
     return {name: {"count": count, "ms": round(us / 1000, 3)} for name, (count, us) in most_first}
 
 
-def time_backend(backend: Backend, args: argparse.Namespace, *, repeats: int) -> dict[str, Any]:
+def time_backend(backend: TorchBackend, args: argparse.Namespace, *, repeats: int) -> dict[str, Any]:
     """What one backend takes, in milliseconds.
 
     Returns:
-        `forward_ms` by rows, of one request; `graph_ms` likewise, if there are graphs: what remains of these
-        without the host's part; `draft_ms` of all roots' rollouts, and `kernels` of one, see there.
+        `vocabulary`, the ids that candidates are chosen from; `forward_ms` by rows, of one request;
+        `graph_ms` likewise, if there are graphs: what remains of these without the host's part; `draft_ms` of
+        all roots' rollouts, and `kernels` of one, see there; `service_ms` of a step of the whole service with
+        as many roots, and `service_forwards` of one.
     """
-    found: dict[str, Any] = {"backend": type(backend).__name__, "forward_ms": {}}
+    found: dict[str, Any] = {
+        "backend": type(backend).__name__,
+        "vocabulary": backend.num_tokens,
+        "forward_ms": {},
+    }
     for num_rows in args.rows:
         one = Rollouts(backend, num_requests=1, num_roots=num_rows, text_len=args.text)
         call = functools.partial(one.run, 1)
@@ -135,9 +147,21 @@ def time_backend(backend: Backend, args: argparse.Namespace, *, repeats: int) ->
             found.setdefault("graph_ms", {})[num_rows] = measure(replay, repeats=repeats, device=args.device)
     every = Rollouts(backend, num_requests=args.requests, num_roots=args.roots, text_len=args.text)
     found["draft_ms"] = measure(lambda: every.run(args.gamma), repeats=repeats, device=args.device)
+    served = _served(backend, args)
+    found["service_ms"] = measure(served.run, repeats=repeats, device=args.device)
+    found["service_forwards"] = served.num_forwards
     if args.profile:
         found["kernels"] = kernels(lambda: every.run(args.gamma), device=args.device)
     return found
+
+
+def _served(backend: Backend, args: argparse.Namespace) -> Served:
+    """The roots in a service with the draft command's own limits."""
+    command = argparse.ArgumentParser()
+    add_arguments(command)
+    usual = limits(command.parse_args(["--model", args.model, "--endpoint", "ipc://none"]), args.device)
+    roots = shared(args.roots, args.requests)
+    return Served(backend, usual, num_roots=roots, text_len=args.text, gamma=args.gamma)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -165,9 +189,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _timed(name: str, model: str, args: argparse.Namespace, *, repeats: int) -> dict[str, Any]:
     start_s = time.monotonic()
-    backend = load_backend(name, model=model, device=args.device, dtype=args.dtype, threads=0)
+    vocabulary = args.vocabulary
+    if vocabulary is None:
+        vocabulary = ALL_TOKENS if args.shape else 0
+    backend = load_torch(
+        model, device=args.device, dtype=args.dtype, threads=0, kind=name, num_tokens=vocabulary
+    )
     load_s = time.monotonic() - start_s
     return {"load_s": round(load_s, 1), **time_backend(backend, args, repeats=repeats)}
+
+
+def _vocabulary(text: str) -> int:
+    """A number of ids; the head bounds it."""
+    number = ALL_TOKENS if text == "all" else int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more, or all")
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -176,6 +213,12 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--model", required=True, help="model folder or hub name")
     add("--shape", default="", help="enlarge the folder's model to this shape first, such as 0.6b")
+    add(
+        "--vocabulary",
+        type=_vocabulary,
+        help="candidates are chosen from so many ids, or all of the model's head (default: all with --shape, "
+        "whose tokenizer is the small model's, else the tokenizer's)",
+    )
     add("--device", default="cuda", help="as PyTorch names it (default: %(default)s)")
     add("--dtype", default="auto", help="as of the draft process (default: %(default)s)")
     add("--roots", type=int, default=64, help="branches that are rolled out (default: %(default)s)")

@@ -43,6 +43,11 @@ def test_rollouts(origin: dict[str, Any]) -> None:
     assert rollouts(found).startswith("No provenance recorded.")
     assert "| CUDA graphs | 1.50 | 1.50 | 1.50 | 1.50 | 12.59 |" in rollouts({**found, **origin})
     assert "eagerly" not in rollouts(found)
+    assert "service" not in rollouts(found)
+    served = {**times, "vocabulary": 151_936, "service_ms": {"median": 15.25}}
+    said = rollouts({**found, "torch": served})
+    assert "| CUDA graphs | 1.50 | 1.50 | 1.50 | 1.50 | 12.59 | 15.25 |" in said
+    assert "Candidates are chosen from 151,936 ids." in said
 
 
 @pytest.mark.parametrize("hits", [0.75, {"all": 0.75, "exit": 0.5, "draft": 0.25}])

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_mirror.draft.backends import load, load_backend
+from sglang_mirror.draft.backends import kv_cache, load, load_backend
 from sglang_mirror.draft.backends.attention import TreeAttention
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.load import load_torch
+from sglang_mirror.draft.backends.torch_backend import TorchBackend
 from sglang_mirror.errors import DraftError, SettingsError
 from tests.draft.tiny import ARCHITECTURES, VOCAB, make
 
@@ -42,7 +43,7 @@ def test_ids_beyond_the_tokenizer_are_never_proposed(tmp_path: Path) -> None:
     folder = make("llama", tmp_path, vocab_size=VOCAB + 30)
     backend = load_torch(str(folder), device="cpu", dtype="auto", threads=1)
     assert backend.vocab_size == VOCAB + 30
-    assert backend._num_tokens == VOCAB
+    assert backend.num_tokens == VOCAB
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "bloom"])
@@ -64,6 +65,20 @@ def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(TreeAttention, "__init__", shows_all)
     with pytest.raises(SettingsError, match="logits off by"):
         load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+
+
+def test_kv_that_is_moved_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start commits too, which on a GPU also compiles what the first commit would have waited for."""
+    original, moved = kv_cache.promote, list[int]()
+
+    def slips(kv: torch.Tensor, slots: torch.Tensor, start: int) -> None:
+        moved.append(slots.numel())
+        original(kv, slots - 1, start)
+
+    monkeypatch.setattr(kv_cache, "promote", slips)
+    with pytest.raises(SettingsError, match="LlamaLoop: logits off by"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert moved
 
 
 def test_unknown_names(tmp_path: Path) -> None:
@@ -96,3 +111,51 @@ def test_what_another_start_may_do_better(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(load, "deviation", full)
     with pytest.raises(DraftError, match=r"cannot be served: .*CUDA out of memory"):
         load_torch(str(folder), device="cpu", dtype="auto", threads=1)
+
+
+def no_graphs(why: Exception) -> object:
+    """Ways to run a model of which the first is CUDA graphs that fail, as on a GPU."""
+    original = load._ways
+
+    def fail() -> TorchBackend:
+        raise why
+
+    return lambda *args, **options: {"CUDA graphs": fail, **original(*args, **options)}
+
+
+def spoiled_capture() -> Exception:
+    """Memory was short within a capture, whose end then fails as well."""
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        spoiled_capture(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_memory_that_is_taken_makes_no_draft_slow_for_good(
+    why: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start, when the target has all its own, gets graphs."""
+    monkeypatch.setattr(load, "_ways", no_graphs(why))
+    with pytest.raises(DraftError, match=r"cannot be served: CUDA graphs: .*torch-eager needs less"):
+        load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+
+
+@pytest.mark.parametrize(
+    "why", ["a kernel does not compile", "CUDA error: operation not permitted when stream is capturing"]
+)
+def test_what_cannot_be_captured_is_computed_eagerly(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(load, "_ways", no_graphs(RuntimeError(why)))
+    backend = load_torch(str(make("llama", tmp_path)), device="cpu", dtype="auto", threads=1)
+    assert isinstance(backend._runner, LlamaLoop)
+    [said] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert said.endswith(f"does not run in what would be faster: CUDA graphs: RuntimeError: {why}")

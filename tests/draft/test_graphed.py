@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 from sglang_mirror.bench.pair import embedded_streaming
 from sglang_mirror.draft.backends import load_backend
 from sglang_mirror.draft.backends.base import Cache, Segment
-from sglang_mirror.draft.backends.buckets import Buckets
 from sglang_mirror.draft.backends.fused_llama import FusedLlama
 from sglang_mirror.draft.backends.graphed import GraphedBackend
 from sglang_mirror.draft.backends.kv_cache import TensorCache
@@ -40,7 +39,13 @@ class Pair:
     """
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, streams: int = 0, fused: bool = False
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        streams: int = 0,
+        fused: bool = False,
+        buckets: Sequence[int] = BUCKETS,
     ) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         model = model.to(DEVICE).eval()
@@ -52,7 +57,7 @@ class Pair:
         self.num_streams, self.num_ahead = streams, 0
         self.eager = TorchBackend(model, "tiny", loop, num_tokens=VOCAB)
         self.eager.most_along = 0
-        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=BUCKETS, fused=fused)
+        self.graphed = GraphedBackend(model, "tiny", loop, num_tokens=VOCAB, buckets=buckets, fused=fused)
         if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             arena, used = torch.randn(ARENA), itertools.count(0)
             self.graphed._memory = arena
@@ -194,32 +199,6 @@ def test_more_than_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert both.graphed._main.num_words == 4
     assert both.graphed._main.num_candidates == 12
     both.forward([request.segments(picker, 3, prompt=False)], VOCAB - 1)
-
-
-def test_room_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both, picker = (
-        Pair(make("llama", tmp_path, num_hidden_layers=1), monkeypatch, streams=2),
-        random.Random(4),
-    )
-    made, make_all = [], Buckets.make
-
-    def makes(buckets: Buckets, num_words: int, num_candidates: int) -> None:
-        made.append(num_candidates)
-        if num_candidates == 20:
-            raise RuntimeError("out of memory")
-        make_all(buckets, num_words, num_candidates)
-
-    monkeypatch.setattr(Buckets, "make", makes)
-    both.graphed.prepare(9)
-    assert made == []
-    both.graphed.prepare(12)
-    assert made == [12, 12]  # the rows', and their streams'
-    with pytest.raises(RuntimeError, match="out of memory"):
-        both.graphed.prepare(20)
-    assert made == [12, 12, 20, 12]
-    request = Request((both.graphed.new_cache(), both.eager.new_cache()))
-    both.forward([request.segments(picker, 5, prompt=True)], 12)
-    assert len(made) == 4
 
 
 def test_no_row_behind_the_models_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,3 +68,44 @@ def test_what_is_prepared_during_the_prompt_gives_the_first_window_a_head_start(
     first = hash_script(VOCAB)([i % VOCAB for i in range(300)], 1).tokens[0]
     playing.say(A, commit(1, 301, first))
     assert kinds(playing.take(A)) == ["FreshWindow"]  # at once, without a forward
+
+
+class Graphs(ScriptedBackend):
+    """Computes 24 rows at once, and writes down how many it got."""
+
+    rows_at_once = 24
+
+    def __init__(self) -> None:
+        super().__init__(hash_script(VOCAB), vocab_size=VOCAB)
+        self.rows: list[tuple[int, int]] = []  # of rollouts, of prompts
+
+    def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+        counts = [0, 0]
+        for segment in segments:
+            counts[segment.positions[0] < 99] += len(segment.tokens)
+        self.rows.append((counts[0], counts[1]))
+        return super().forward(segments, num_candidates)
+
+
+def beside_rollouts(budget: int) -> list[tuple[int, int]]:
+    """Rows of the forwards in which a long prompt is computed beside another request's branches."""
+    backend = Graphs()
+    playing = Player(backend, Limits(rows=30, prefill_rows=32, shared_prefill_rows=32))
+    playing.greet(A, hello(gamma=4, kappa=30, roots="draft", budget=budget))
+    playing.say(A, opening(1, 100))
+    while not playing.take(A):  # its window comes first
+        assert playing.service.step()
+    playing.say(A, opening(2, 90, window=False))
+    backend.rows.clear()
+    playing.settle()
+    return [(rollouts, prompt) for rollouts, prompt in backend.rows if rollouts and prompt > 1]
+
+
+def test_beside_rollouts_a_prompt_has_what_they_leave_of_a_graph() -> None:
+    rows = beside_rollouts(6)
+    assert (6, 18) in rows
+    assert all(rollouts + prompt <= 24 for rollouts, prompt in rows)
+
+
+def test_rollouts_that_fill_a_graph_do_not_keep_a_prompt_waiting() -> None:
+    assert (24, 32) in beside_rollouts(24)

@@ -61,23 +61,26 @@ def test_every_objection_is_said(said: Hello, reasons: list[str]) -> None:
 class Captured(ScriptedBackend):
     """Prepares for at most ten candidates a row."""
 
-    prepared = 0
+    prepared = (0, 0)
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
         if num_candidates > 10:
             raise RuntimeError("CUDA out of memory")
-        self.prepared = num_candidates
+        self.prepared = num_candidates, num_seen
 
 
 def test_what_a_target_will_ask_for_is_prepared_before_ready() -> None:
     backend = Captured(hash_script(VOCAB), vocab_size=VOCAB)
     playing = Player(backend)
     assert isinstance(playing.greet(A, hello(kappa=9)), Ready)
-    assert backend.prepared == 10
+    assert backend.prepared == (10, 128)  # what a chunk of a prompt sees
+    assert isinstance(playing.greet(B, hello(gamma=7, roots="draft", budget=31)), Ready)
+    assert backend.prepared == (5, 16 + 32 * 8)
     answer = playing.greet(B, hello(kappa=12))
     assert isinstance(answer, Refused)
-    assert answer.reasons == (
-        "kappa: the target asks for 12, which the draft cannot compute: CUDA out of memory",
+    [why] = answer.reasons
+    assert why.startswith(
+        "kappa, root budget: the target asks for 12 and 6, which the draft cannot compute: CUDA"
     )
 
 

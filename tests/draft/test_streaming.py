@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def test_streams_are_the_same_along_and_afterwards(folder: Path) -> None:
     for ours_ahead, theirs_ahead in zip(along[asked[0]].ahead, afterwards[asked[0]].ahead, strict=True):
         assert ours_ahead.tokens == theirs_ahead.tokens
         assert ours_ahead.logprobs == pytest.approx(theirs_ahead.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("most_along", [16, 0])
+def test_a_request_that_ends_leaves_no_kv_behind(folder: Path, most_along: int) -> None:
+    """Streams are asked for within a forward, so what they branch off from ends with it."""
+    backend = load_torch(str(folder), device="cpu", dtype="float32", threads=1)
+    backend.most_along, cache = most_along, backend.new_cache()
+    rows = range(3)
+    segment = Segment(cache, [7, 8, 9], rows, 0, 0, [1, 3, 7], rows, streamed=rows)
+    assert any(said.ahead for said in backend.forward([segment], 3)[0])
+    there = weakref.ref(cache)
+    del cache, segment
+    assert there() is None
 
 
 @pytest.mark.parametrize("shape", ["12m", "192x500x7x4x2x64x5000"])

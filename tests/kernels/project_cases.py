@@ -50,6 +50,14 @@ def check_rotate(
     close(memory, kept)
 
 
+def check_gate(num_rows: int, inner: int, width: int, dtype: torch.dtype, *, biased: bool) -> None:
+    states = some((num_rows, width), 1, dtype, 3.0)
+    weight = some((2 * inner, width), 2, dtype, 1 / math.sqrt(width))
+    bias = some((2 * inner,), 3, dtype) if biased else None
+    found, wanted = (each.project_gate(states, weight, bias, eps=1e-5) for each in (project_gate, reference))
+    close(found, wanted)
+
+
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -64,17 +72,25 @@ def test_project_rotate_of_many_rows(num_rows: int, dim: int, width: int) -> Non
     check_rotate(num_rows, dim, width, torch.float32)
 
 
+@pytest.mark.parametrize("num_rows", [64, 70])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_project_rotate_of_many_rows_in_half_precision(num_rows: int, dim: int) -> None:
+    """What a forward of many rows takes in service: whole tiles, of widths whose parts arrive ahead."""
+    check_rotate(num_rows, dim, 1024, torch.bfloat16)
+
+
+@pytest.mark.parametrize("num_rows", [64, 70])
+@pytest.mark.parametrize("width", [256, 1024])
+def test_project_gate_of_many_rows_in_half_precision(num_rows: int, width: int) -> None:
+    check_gate(num_rows, 96, width, torch.bfloat16, biased=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("inner", "width"), [(20, 48), (96, 300), (33, 131)])
 def test_project_gate(inner: int, width: int, dtype: torch.dtype) -> None:
     for num_rows in ROWS:
-        states = some((num_rows, width), 1, dtype, 3.0)
-        weight = some((2 * inner, width), 2, dtype, 1 / math.sqrt(width))
-        for bias in (None, some((2 * inner,), 3, dtype)):
-            found, wanted = (
-                each.project_gate(states, weight, bias, eps=1e-5) for each in (project_gate, reference)
-            )
-            close(found, wanted)
+        for biased in (False, True):
+            check_gate(num_rows, inner, width, dtype, biased=biased)
 
 
 def test_states_that_would_overflow() -> None:

@@ -69,6 +69,34 @@ def test_exit_topk_with_a_block_that_is_forbidden() -> None:
     torch.testing.assert_close(found[1], wanted[1], atol=1e-4, rtol=1e-4)
 
 
+def spoilt(vocab: int) -> torch.Tensor:
+    """Logits of which some or all are NaN, infinite or forbidden, by row."""
+    logits = distinct(6, vocab, 4, torch.float32)
+    logits[0] = torch.nan
+    logits[1, ::3] = torch.nan
+    logits[2, 5:] = float("-inf")  # fewer chances than candidates
+    logits[3] = float("-inf")
+    logits[4, 7] = float("inf")
+    logits[5, -1] = torch.nan  # alone in the last block
+    return logits
+
+
+@pytest.mark.parametrize("vocab", [40, 4097, 9000])
+@pytest.mark.parametrize("children", [[-1, -1], [0, 2]])
+def test_exit_topk_of_what_is_no_number(vocab: int, children: list[int]) -> None:
+    """A token that is none would end the draft's process at its next embedding."""
+    logits, own = spoilt(vocab), torch.tensor([children] * 6, device=DEVICE)
+    both = [each.exit_topk(logits, own, 8) for each in (reference, exit_topk)]
+    (wanted, expected), (tokens, logprobs) = both
+    torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=1e-4)
+    certain = logprobs > float("-inf")
+    assert certain.sum(1).tolist() == [0, 0, 3 if 0 in children else 5, 0, 0, 0]
+    assert torch.equal(tokens[certain], wanted[certain])
+    for found in (wanted, tokens):
+        assert ((found >= 0) & (found < vocab)).all()
+        assert all(len(set(row)) == 8 and not set(row) & set(children) for row in found.tolist())
+
+
 @pytest.mark.parametrize(("slots", "start"), [([], 3), ([9], 2), ([7, 4, 5, 9], 4), ([1, 3], 0)])
 @pytest.mark.parametrize("dim", [5, 64])
 def test_promote(slots: list[int], start: int, dim: int) -> None:

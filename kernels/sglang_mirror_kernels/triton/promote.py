@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# How much survives differs from commit to commit, and none of them waits for a compiler.
+@triton.jit(do_not_specialize=["num_slots"])
 def _gather(source, slots, target, num_slots, source_stride, dim, DIM: tl.constexpr):
     head, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channels = tl.arange(0, DIM)

@@ -66,15 +66,22 @@ class Backend(Protocol):
         device: where it computes.
         max_len: tokens that a request may have.
         vocab_size: token ids are below it.
+        rows_at_once: that it computes in one go; of more it computes so many in turn. None: any number.
     """
 
     name: str
     device: str
     max_len: int
     vocab_size: int
+    rows_at_once: int | None
 
-    def prepare(self, num_candidates: int) -> None:
-        """From now on so many candidates a row may be asked for: what that costs is paid now.
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
+        """From now on so much may be asked for: what that costs is paid now.
+
+        Args:
+            num_candidates: for each row.
+            num_seen: slots behind its prefix that a row may see, or be behind; wrong guesses of a streaming
+                draft's not counted.
 
         Raises:
             RuntimeError: they cannot be had; as many as before can.

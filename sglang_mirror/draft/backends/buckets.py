@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from sglang_mirror.draft.backends.packing import SEEN, Packed
+from sglang_mirror_kernels.building import building
 
 logger = logging.getLogger(__name__)
 
-# What a target asks for by default, its kappa and one; and 64 nodes of a tree a word. For more everything is
-# captured again, once: at a Hello with another kappa, and where a larger tree is met.
+# What a target asks for by default, its kappa and one; and 64 slots of a tree a word. For more everything is
+# captured again, at the Hello that asks for it. A word costs each forward's copy 8 bytes a row.
 NUM_CANDIDATES = 9
 NUM_WORDS = 16
 ALIGNED = 16  # integers; Triton compiles once more for what begins elsewhere
@@ -133,9 +134,10 @@ class Buckets:
         """For so many at least.
 
         Raises:
-            RuntimeError: it cannot be captured; there is room for as many as before.
+            RuntimeError: it cannot be captured; there is room for as many as before, or, where that cannot be
+                captured again either, for as many the next time.
         """
-        if num_words <= self.num_words and num_candidates <= self.num_candidates:
+        if self.buckets and num_words <= self.num_words and num_candidates <= self.num_candidates:
             return
         words = self.num_words
         while words < num_words:
@@ -143,28 +145,25 @@ class Buckets:
         before = self.num_words, self.num_candidates
         try:
             self.make(words, max(num_candidates, self.num_candidates))
-        except RuntimeError:
-            self.make(*before)
-            raise
+            return
+        except RuntimeError as error:
+            why = str(error)
+        # Behind the handler: an error's traceback holds the new buffers and graphs, and there may be no room
+        # for both.
+        self.make(*before)
+        raise RuntimeError(why)
 
     def _capture(self, buckets: Sequence[Bucket]) -> None:
         """The largest first: the others find room in its memory, for no two run at once."""
-        from triton.errors import TritonError  # noqa: PLC0415 - on a GPU only
-
         pool, side = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-        try:
+        with building(), torch.inference_mode():
             for bucket in reversed(buckets):
                 side.wait_stream(torch.cuda.current_stream())
                 # Once outside: what is compiled, loaded or allocated at a first call cannot be captured.
-                with torch.inference_mode(), torch.cuda.stream(side):
+                with torch.cuda.stream(side):
                     self._compute(bucket)
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with (
-                    torch.inference_mode(),
-                    torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"),
-                ):
+                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                     self._compute(bucket)
                 bucket.graph = graph
-        except TritonError as error:
-            raise RuntimeError(f"a kernel does not compile: {error}") from error

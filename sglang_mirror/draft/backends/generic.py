@@ -52,6 +52,9 @@ class GenericModel:
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         raise NotImplementedError("a model that is run as it is has no streams")
 
+    def forget(self) -> None:
+        """It keeps nothing."""
+
 
 def _attend(
     module: Any,

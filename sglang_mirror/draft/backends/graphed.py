@@ -17,12 +17,13 @@ import torch
 
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Segment
-from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, NUM_WORDS, Bucket, Buckets, Found
+from sglang_mirror.draft.backends.buckets import ALIGNED, NUM_CANDIDATES, Bucket, Buckets, Found
 from sglang_mirror.draft.backends.fused_llama import FusedLlama
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop
 from sglang_mirror.draft.backends.packing import POSITION, TOKEN, Packed, as_rows, pack, stream_rows
 from sglang_mirror.draft.backends.static_llama import StaticLlama
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
+from sglang_mirror_kernels.rows import WORD_BITS
 from sglang_mirror_kernels.select import exit_topk
 
 # Each costs some MiB and, at the start, the time of a few eager forwards.
@@ -63,6 +64,7 @@ class GraphedBackend(TorchBackend):
         if any(layer.sliding for layer in loop.layers):
             raise ValueError("its layers attend in sliding windows, which are computed eagerly")
         shape, most, streams = self._shape, buckets[-1], loop.num_streams
+        self.rows_at_once = most
         width = loop.embedding.shape[1]
         static = loop, self.max_len, shape.num_kv_heads
         self._model = FusedLlama(*static, num_rows=most) if fused else StaticLlama(*static)
@@ -80,9 +82,10 @@ class GraphedBackend(TorchBackend):
         sizes = [streams * size for size in buckets if streams * size <= most]
         self._streams = Buckets(self._compute_streams, sizes, **usual) if streams else None
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
+        words = -(-num_seen * (1 + self._runner.num_streams) // WORD_BITS)
         for buckets in filter(None, (self._main, self._streams)):
-            buckets.make_room(NUM_WORDS, min(num_candidates, self._num_tokens))
+            buckets.make_room(words, min(num_candidates, self.num_tokens))
 
     def logits(self, segments: Sequence[Segment], streamed: Sequence[int] = ()) -> torch.Tensor:
         """As `TorchBackend.logits`."""
@@ -114,6 +117,9 @@ class GraphedBackend(TorchBackend):
     def _candidates_ahead(self, rows: Sequence[int], count: int) -> list[Candidates]:
         found = np.concatenate([found.copy() for _, found in self._stream_rows(rows, count)], 1)
         return _as_candidates(found[:, :, :count])
+
+    def _forget(self) -> None:
+        self._states, self._last = self._forks, ()
 
     def _packed(self, segments: Sequence[Segment]) -> Packed:
         last = max(max(segment.positions) for segment in segments)
@@ -165,7 +171,7 @@ class GraphedBackend(TorchBackend):
 
     def _select(self, bucket: Bucket, logits: torch.Tensor) -> None:
         exit_topk(
-            logits[:, : self._num_tokens],
+            logits[:, : self.num_tokens],
             self._no_children[: bucket.num_rows],
             bucket.found.shape[2],
             (bucket.found[0], bucket.found[1].view(torch.float32)),

@@ -143,6 +143,10 @@ class LlamaLoop:
             streams = self._block(index, self.layers[index], streams, rope, seen)
         return self._logits_of(streams).unflatten(0, (-1, self.num_streams))
 
+    def forget(self) -> None:
+        """As `TreeModel.forget`."""
+        self._forks = None
+
     def _streams(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, StreamAttention]:
         """The streams of these rows [s]: their first states [s * num_streams, width], rope, attention."""
         assert self._forks is not None

@@ -12,22 +12,24 @@ import torch
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.graphed import GraphedBackend
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights, suits
-from sglang_mirror.draft.backends.self_check import deviation, reference
+from sglang_mirror.draft.backends.self_check import Reference, deviation, reference
 from sglang_mirror.draft.backends.streams import read_streams
 from sglang_mirror.draft.backends.torch_backend import TorchBackend, TreeModel
 from sglang_mirror.errors import DraftError, MirrorError, SettingsError
 from sglang_mirror.protocol.vocabulary import vocabulary_size
 from sglang_mirror.upscale.folder import is_enlarged, load_enlarged
-from sglang_mirror_kernels.select import has_triton
+from sglang_mirror_kernels.select import build_promote, has_triton
 
 logger = logging.getLogger(__name__)
 
-FUSED = "torch-fused"
+FUSED, EAGER = "torch-fused", "torch-eager"
 # What a model that is not made for our attention may fail with.
 _MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)
 
 
-def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str = "torch") -> TorchBackend:
+def load_torch(
+    model: str, *, device: str, dtype: str, threads: int, kind: str = "torch", num_tokens: int = 0
+) -> TorchBackend:
     """Load a model and check that it computes trees as its own forward computes text.
 
     Args:
@@ -37,6 +39,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str =
         threads: CPU threads; 0 leaves PyTorch's default.
         kind: torch: on a GPU, compute in CUDA graphs what can be; torch-fused: in graphs with merged kernels,
             or not at all; torch-eager: everything eagerly.
+        num_tokens: ids that may be proposed are below it; 0: the tokenizer's.
 
     Raises:
         SettingsError: the model cannot be a draft, or the device does not exist.
@@ -53,20 +56,33 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str =
         torch.cuda.set_device(loaded.device)  # kernels of Triton run on the current device
     try:
         expected = reference(loaded)
-        num_tokens = min(vocabulary_size(model), loaded.config.get_text_config().vocab_size)
+        num_tokens = min(num_tokens or vocabulary_size(model), loaded.config.get_text_config().vocab_size)
         streams = read_streams(model, loaded)
     except _MISFITS as error:
         raise _refusal(model, f"its own forward fails: {error}", passing=_may_pass(error)) from error
     if streams is not None and not suits(loaded):
         raise _refusal(model, "streams run in models of Llama's kind only")
-    reasons, passing = [], False
-    for way, backend_of in _ways(loaded, model, streams, num_tokens, kind=kind).items():
+    return _fastest(_ways(loaded, model, streams, num_tokens, kind=kind), model, expected, kind=kind)
+
+
+def _fastest(
+    ways: dict[str, Callable[[], TorchBackend]], model: str, expected: Reference, *, kind: str
+) -> TorchBackend:
+    """The first way that gives the model's own numbers.
+
+    What failed for a reason that may pass is tried again by another start, and no slower way is taken for it:
+    that would be for as long as this process lives.
+    """
+    reasons = []
+    for way, backend_of in ways.items():
         try:
             backend = backend_of()
+            build_promote(backend.new_cache().kv)
             off = deviation(backend, expected)
         except _MISFITS as error:
             reasons.append(f"{way}: {type(error).__name__}: {error}")
-            passing = passing or _may_pass(error)
+            if _may_pass(error):
+                raise _refusal(model, "; ".join(reasons), passing=True, kind=kind) from error
             continue
         if off <= expected.tolerance:
             logger.info("%s runs in %s, off by %.1e", model, way, off)
@@ -74,7 +90,7 @@ def load_torch(model: str, *, device: str, dtype: str, threads: int, kind: str =
                 logger.warning("%s does not run in what would be faster: %s", model, "; ".join(reasons))
             return backend
         reasons.append(f"{way}: logits off by {off:.3f} of their norm")
-    raise _refusal(model, "; ".join(reasons), passing=passing, kind=kind)
+    raise _refusal(model, "; ".join(reasons), kind=kind)
 
 
 def _ways(
@@ -148,14 +164,23 @@ def _device_problem(device: str) -> str:
     return ""
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether it is the device that failed, and not the model that does not fit."""
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error)
+def _may_pass(error: BaseException) -> bool:
+    """Whether it is the device that failed, and not the model that does not fit.
+
+    What cannot be captured in a graph is an error of CUDA's as well, but at every start; unless it is memory
+    that was short, and the end of the capture then failed too.
+    """
+    said, before = str(error), error.__cause__ or error.__context__
+    failed = "CUDA error" in said or "[CUDA]: out of memory" in said  # PyTorch's, Triton's
+    if isinstance(error, torch.OutOfMemoryError) or (failed and "captur" not in said):
+        return True
+    return before is not None and _may_pass(before)
 
 
 def _refusal(model: str, reason: str, *, passing: bool = False, kind: str = "torch") -> MirrorError:
     if passing:
-        return DraftError(f"--model {model} cannot be served: {reason}")
+        remedy = "" if kind == EAGER else f". Where memory stays short, --backend {EAGER} needs less"
+        return DraftError(f"--model {model} cannot be served: {reason}{remedy}")
     if kind == FUSED:
         said = f"--backend {FUSED} cannot run --model {model}: {reason}"
         remedy = "Choose --backend torch, which takes the fastest way that suits a model and its device"

@@ -57,6 +57,8 @@ class ScriptedBackend:
         ahead: what its streams say after a prefix, if it has any.
     """
 
+    rows_at_once: int | None = None
+
     def __init__(
         self,
         script: Script,
@@ -73,7 +75,7 @@ class ScriptedBackend:
         self._script, self._ahead = script, ahead
         self._faults = faults or Faults()
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
         """It has as many as are asked for."""
 
     def new_cache(self, num_tokens: int = 0) -> ScriptedCache:  # noqa: ARG002

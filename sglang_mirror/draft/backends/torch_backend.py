@@ -49,6 +49,9 @@ class TreeModel(Protocol):
     def ahead(self, rows: Sequence[int]) -> torch.Tensor:
         """Logits [s, num_streams, V] of the streams of these rows [s] of the last forward, ascending."""
 
+    def forget(self) -> None:
+        """Let go what `ahead` would have needed, the requests' KV with it."""
+
 
 class TorchBackend:
     """A transformers model as a draft; see `backends.base.Backend`.
@@ -58,11 +61,15 @@ class TorchBackend:
         name: for messages.
         runner: how to run it.
         num_tokens: the tokenizer's ids are below it; rows that only pad the vocabulary are never proposed.
+
+    Attributes:
+        num_tokens: as given.
     """
 
     # Rows and streams of a forward up to which every row's streams are computed along with it: a few more
     # cost less than reading the head once more, for the streams of the last right row of each branch alone.
     most_along = 16
+    rows_at_once: int | None = None
 
     def __init__(self, model: Any, name: str, runner: TreeModel, *, num_tokens: int) -> None:
         config = model.config.get_text_config()
@@ -72,7 +79,7 @@ class TorchBackend:
         self.device = str(weight.device)
         self.max_len = int(config.max_position_embeddings)
         self.vocab_size = int(config.vocab_size)
-        self._num_tokens = num_tokens
+        self.num_tokens = num_tokens
         self._runner = runner
         self._sliding_window: int | None = getattr(config, "sliding_window", None)
         self._shape = KVShape(
@@ -83,7 +90,7 @@ class TorchBackend:
             device=weight.device,
         )
 
-    def prepare(self, num_candidates: int) -> None:
+    def prepare(self, num_candidates: int, num_seen: int) -> None:
         """It computes eagerly, whatever is asked for."""
 
     def new_cache(self, num_tokens: int = 0) -> TensorCache:
@@ -123,7 +130,17 @@ class TorchBackend:
             return self._runner.ahead(rows)
 
     def forward(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
-        count, streams = min(num_candidates, self._num_tokens), self._runner.num_streams
+        try:
+            return self._said(segments, num_candidates)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nobody asks for streams of the last forward any more, whose requests may end before the next."""
+        self._runner.forget()
+
+    def _said(self, segments: Sequence[Segment], num_candidates: int) -> list[list[Said]]:
+        count, streams = min(num_candidates, self.num_tokens), self._runner.num_streams
         asked = [_streamed(segment) if streams else [] for segment in segments]
         rows = _rows_of(segments, asked)
         along = len(rows) * (1 + streams) <= self.most_along
@@ -152,7 +169,7 @@ class TorchBackend:
     def _candidates(self, logits: torch.Tensor, count: int) -> list[Candidates]:
         """The most probable tokens of each of [rows, V]."""
         with torch.inference_mode():
-            kept = logits[:, : self._num_tokens]
+            kept = logits[:, : self.num_tokens]
             tokens, logprobs = _most_probable(torch.log_softmax(kept, -1, dtype=torch.float32), count)
         pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)
         return [Candidates(tuple(ids), tuple(values)) for ids, values in pairs]
