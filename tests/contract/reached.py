@@ -39,7 +39,7 @@ REACHED: dict[str, tuple[str, ...]] = {
         "token_to_kv_pool_allocator",
     ),
     "sglang.srt.speculative.eagle_info.EagleDraftInput": ("bonus_tokens",),
-    "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("draft_token", "draft_token_num"),
+    "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("draft_token_num",),
     "sglang.srt.layers.logits_processor.LogitsProcessor": (
         "_compute_lm_head",
         "_get_logits",

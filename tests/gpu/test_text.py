@@ -35,8 +35,8 @@ pytestmark = [
 
 FAMILIES = ("qwen3", "llama")
 BACKENDS = ("triton", "flashinfer", "fa3")
-# Two logits above 16, a step of bfloat16 each apart from where they were. On a CPU, where plain decoding's own
-# text changes with the batch for 12 of 60 prompts, the widest gap that was crossed is 0.0625.
+# Two logits above 16, a step of bfloat16 each apart from where they were. On a CPU, where plain decoding's
+# own text changes with the batch for 12 of 60 prompts, the widest gap that was crossed is 0.0625.
 TIE = 0.25
 # Of the candidates that plain decoding is asked for: more of them than two may be as good as equal.
 NUM_LIKELY = 5
