@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 from tqdm import tqdm
 
 from sglang_mirror.bench.arm_specs import OWN, Setup
+from sglang_mirror.bench.arms import Arm
 from sglang_mirror.bench.chat import Asker
 from sglang_mirror.bench.experiment import Experiment, Plan, in_one_line
 from sglang_mirror.bench.output import Output
@@ -29,6 +31,7 @@ def measured(args: argparse.Namespace) -> Output:
     plans, logs = planned(args), args.json.parent / "logs"
     output = Output.resumed(args.json) if args.resume else Output(args.json)
     end_on_sigterm()
+    ran: list[tuple[Arm, Plan, Setup]] = []
     with tqdm(total=sum(plan.num_turns * len(plan.arms) for plan, _ in plans), unit="turn") as bar:
         for plan, setup in plans:
             names = [arm.name for arm in plan.arms]
@@ -38,8 +41,10 @@ def measured(args: argparse.Namespace) -> Output:
             bar.set_description(f"starting {len(names)} servers")
             with Experiment(plan, setup, logs) as experiment:
                 _measure_group(experiment, plan, setup, output, bar, outside=args.bench_serving)
-            if args.timeline and output.timeline is None:
-                _record(experiment, plan, setup, output, logs)
+            ran += [(arm, plan, setup) for arm in plan.arms if arm.name in experiment.servers]
+    # The last, for it takes one more server: whoever ends us early has the figures.
+    if args.timeline and output.timeline is None:
+        _record(ran, output, logs)
     return output
 
 
@@ -60,17 +65,17 @@ def _measure_group(
     output.add([], _named(experiment.skipped, setup.target))
 
 
-def _record(experiment: Experiment, plan: Plan, setup: Setup, output: Output, logs: Path) -> None:
-    """One request of the first mirror arm that ran; what goes wrong is named, and the measuring goes on."""
-    ran = [arm for arm in plan.arms if arm.name in experiment.servers and arm.name.startswith("mirror")]
-    if not ran:
+def _record(ran: Sequence[tuple[Arm, Plan, Setup]], output: Output, logs: Path) -> None:
+    """One request of the first mirror arm that ran; what goes wrong is named."""
+    mirrors = [each for each in ran if each[0].name.startswith("mirror")]
+    if not mirrors:
         return
-    asker = Asker(setup.pair.target, num_tokens=plan.num_tokens)
+    arm, plan, setup = mirrors[0]
+    asker, question = Asker(setup.pair.target, num_tokens=plan.num_tokens), plan.workloads[0].questions[0]
     try:
-        question = plan.workloads[0].questions[0]
-        output.timeline = record(ran[0], setup, asker, question, logs, start_timeout_s=plan.start_timeout_s)
+        output.timeline = record(arm, setup, asker, question, logs, start_timeout_s=plan.start_timeout_s)
     except (MirrorError, httpx.HTTPError) as error:
-        output.skipped[f"the timeline of {ran[0].name}"] = in_one_line(str(error) or repr(error))
+        output.skipped[f"the timeline of {arm.name}"] = in_one_line(str(error) or repr(error))
     output.write()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,8 +37,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def record(running: list[str], tmp_path: Path) -> Output:
     output = Output(tmp_path / "bench.json")
-    experiment: Any = SimpleNamespace(servers=dict.fromkeys(running))
-    measuring._record(experiment, PLAN, SETUP, output, tmp_path)
+    ran = [(arm, PLAN, SETUP) for arm in PLAN.arms if arm.name in running]
+    measuring._record(ran, output, tmp_path)
     return output
 
 
