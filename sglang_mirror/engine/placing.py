@@ -27,21 +27,27 @@ def target_gpus(args: Any) -> list[int]:
     return [args.base_gpu_id + place * args.gpu_id_step for place in range(count)]
 
 
-def draft_place(config: MirrorConfig, args: Any, *, num_gpus: int) -> tuple[str, int]:
+def replica_of(args: Any, gpu_id: int) -> int:
+    """Which of this host's `--dp-size` targets a rank belongs to; each has a draft of its own."""
+    return int((gpu_id - args.base_gpu_id) // (args.gpu_id_step * args.tp_size))
+
+
+def draft_place(config: MirrorConfig, args: Any, *, num_gpus: int, replica: int = 0) -> tuple[str, int]:
     """The device of a draft that we start, and its threads on a CPU.
 
     Args:
         config: the settings.
         args: SGLang's.
         num_gpus: that there are.
+        replica: whose draft it is: several of them take the free GPUs in turn.
     """
     taken = target_gpus(args)
     device = config.draft_device
     if device == "auto":
         free = [gpu for gpu in range(num_gpus) if gpu not in taken]
-        device = f"cuda:{free[0]}" if free else "cpu"
+        device = f"cuda:{free[replica % len(free)]}" if free else "cpu"
     # Beside GPUs most cores have nothing to do.
-    usual = len(os.sched_getaffinity(0)) // 2 if taken and device == "cpu" else 1
+    usual = len(os.sched_getaffinity(0)) // 2 // args.dp_size if taken and device == "cpu" else 1
     return device, config.draft_threads or max(1, usual)
 
 

@@ -20,7 +20,6 @@ from sglang_mirror.core.worth import Worth
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.metrics import Counters
-from sglang_mirror.engine.placing import draft_place
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses, exit_candidates
 from sglang_mirror.engine.supervisor import DraftSupervisor
@@ -102,6 +101,7 @@ class LeadingRank:
         config: the settings.
         shape: bounds of a window.
         server_args: SGLang's settings.
+        place: the draft's device, and its threads on a CPU.
         vocab_size: the target's token ids are below it.
         resizable: whether a verification of fewer nodes is a shorter one.
         counters: where to count.
@@ -114,19 +114,19 @@ class LeadingRank:
         *,
         shape: WindowShape,
         server_args: Any,
+        place: tuple[str, int],
         vocab_size: int,
         resizable: bool,
         counters: Counters,
     ) -> None:
         self._group, self._config, self._counters = group, config, counters
         self._trace = Trace(config.trace)
-        device, threads = draft_place(config, server_args, num_gpus=torch.cuda.device_count())
         self._supervisor = DraftSupervisor(
             config,
             shape=shape,
             target=server_args.model_path,
-            device=device,
-            threads=threads,
+            device=place[0],
+            threads=place[1],
             vocab_size=vocab_size,
             counters=counters,
         )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine.early_exit import EarlyExit
@@ -24,6 +26,7 @@ from sglang_mirror.engine.host import (
 )
 from sglang_mirror.engine.launched import Launched
 from sglang_mirror.engine.metrics import Counters
+from sglang_mirror.engine.placing import draft_place, replica_of
 from sglang_mirror.engine.ranks import LOCKSTEP_WAIT_MS, FollowingRank, LeadingRank, Windows
 from sglang_mirror.engine.step import Verifier, lay_out
 from sglang_mirror.engine.tap import early_exit
@@ -35,9 +38,10 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     Args:
         server_args: SGLang's settings, resolved.
         target_worker: SGLang's worker of the target, its model loaded.
+        gpu_id: this rank's number, on a CPU too.
     """
 
-    def __init__(self, *, server_args: Any, target_worker: Any, **_: Any) -> None:
+    def __init__(self, *, server_args: Any, target_worker: Any, gpu_id: int, **_: Any) -> None:
         super().__init__()
         self._target_worker = target_worker
         self.model_runner = target_worker.model_runner
@@ -65,11 +69,18 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if group.rank_in_group:
             self._rank = FollowingRank(group)
         else:
+            place = draft_place(
+                self.config,
+                server_args,
+                num_gpus=torch.cuda.device_count(),
+                replica=replica_of(server_args, gpu_id),
+            )
             self._rank = LeadingRank(
                 group,
                 self.config,
                 shape=self._shape,
                 server_args=server_args,
+                place=place,
                 vocab_size=self.model_runner.model_config.vocab_size,
                 resizable=self._resizable,
                 counters=self.counters,

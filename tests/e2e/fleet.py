@@ -30,6 +30,8 @@ GAMMA = 4
 # Shared servers keep the prefix cache and cut prompts into small chunks: both must not show in the text.
 SERVING = ("--chunked-prefill-size", "128", "--sleep-on-idle", "--skip-server-warmup")
 DEADLINE_S = 120.0
+# For two ranks or replicas: SGLang wants to be told.
+ONE_CORE_EACH = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 ROOTS = ("exit", "draft", "union", "none")
 # Settings of a server that waits for every window and branch.
 LOCKSTEP: dict[str, Any] = {"lockstep": True, "miss_wait_ms": 5000, "lost_after_ms": 20_000}

@@ -12,6 +12,7 @@ from sglang_mirror.bench.pair import embedded_pair
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
     LOCKSTEP,
+    ONE_CORE_EACH,
     Fleet,
     both,
     flags,
@@ -30,7 +31,6 @@ pytestmark = pytest.mark.server
 SPLIT = ("--tp-size", "2")
 NUM_TOKENS = 48
 TRACE = lockstep_trace("union", "split-")
-CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}  # one for each rank; SGLang wants to be told
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def split() -> Iterator[tuple[Server, Server]]:
     TRACE.unlink(missing_ok=True)
     words = mirror_flags(fleet.pair.draft, trace=TRACE, **LOCKSTEP)
     try:
-        plain = fleet.launch("plain", flags(*SPLIT, "--disable-overlap-schedule"), environment=CORES)
-        mirror = fleet.launch("mirror", flags(*SPLIT, *words), environment=CORES)
+        plain = fleet.launch("plain", flags(*SPLIT, "--disable-overlap-schedule"), environment=ONE_CORE_EACH)
+        mirror = fleet.launch("mirror", flags(*SPLIT, *words), environment=ONE_CORE_EACH)
         yield plain.wait(), with_draft(mirror)
     finally:
         left = fleet.stop_all()

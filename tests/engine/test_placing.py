@@ -57,6 +57,17 @@ def test_auto_takes_a_gpu_that_the_target_leaves_free(
     assert found == device
 
 
+def test_each_replica_has_a_draft_of_its_own() -> None:
+    args = arguments(tp_size=2, dp_size=3, base_gpu_id=1)
+    replicas = [placing.replica_of(args, gpu) for gpu in placing.target_gpus(args)]
+    assert replicas == [0, 0, 1, 1, 2, 2]
+    found = [
+        placing.draft_place(MirrorConfig(), args, num_gpus=9, replica=replica)[0] for replica in range(3)
+    ]
+    assert found == ["cuda:0", "cuda:7", "cuda:8"]
+    assert placing.draft_place(MirrorConfig(), args, num_gpus=8, replica=2)[0] == "cuda:0"
+
+
 @pytest.mark.parametrize(
     ("settings", "args", "threads"),
     [
