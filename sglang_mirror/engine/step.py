@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
@@ -152,9 +153,8 @@ class Verifier:
         """The target's; copied there at once, and without waiting for what it computes."""
         if self._device == "cpu":
             return found
-        together = torch.cat([each.flatten() for each in found]).pin_memory()
-        parts = together.to(self._device, non_blocking=True).split([each.numel() for each in found])
-        return [part.view(each.shape) for part, each in zip(parts, found, strict=True)]
+        together = side_by_side(found).pin_memory().to(self._device, non_blocking=True)
+        return taken_apart(together, found)
 
     def prepare_idle(self, batch: Any, shape: WindowShape) -> None:
         """A rank without requests takes part with an empty verification."""
@@ -182,6 +182,20 @@ class Verifier:
         )
         result.next_draft_input = self.draft_input(result.next_draft_input.bonus_tokens)
         return result
+
+
+def side_by_side(found: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their numbers one behind another, each tensor's from a multiple of 16 bytes on, int64 [all of them].
+
+    Triton compiles a kernel once more for what begins elsewhere, and it would in the middle of service.
+    """
+    return torch.cat([F.pad(each.flatten(), (0, each.numel() % 2)) for each in found])
+
+
+def taken_apart(together: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors that `side_by_side` has put together, of shapes `like` theirs."""
+    parts = together.split([each.numel() + each.numel() % 2 for each in like])
+    return [part[: each.numel()].view(each.shape) for part, each in zip(parts, like, strict=True)]
 
 
 def committed_tokens(ids: torch.Tensor, counts: torch.Tensor, shape: WindowShape) -> list[list[int]]:

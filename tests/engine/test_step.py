@@ -9,7 +9,7 @@ import torch
 
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.step import lay_out
+from sglang_mirror.engine.step import lay_out, side_by_side, taken_apart
 from sglang_mirror.platform import tree
 
 
@@ -92,3 +92,14 @@ def test_a_plain_step_has_roots_only() -> None:
     laid = lay_out([None, None], WindowShape.chain(0))
     assert laid.tokens.shape == laid.numbers.shape == (2, 0)
     assert laid.children(1).tolist() == [[-1], [-1]]
+
+
+def test_what_goes_to_a_device_goes_in_one_piece_and_begins_where_kernels_expect_it() -> None:
+    found = [torch.arange(size).view(shape) + 1 for size, shape in ((3, (3, 1)), (8, (2, 4)), (5, (1, 5)))]
+    together = side_by_side(found)
+    parts = taken_apart(together, found)
+    assert all(torch.equal(part, each) for part, each in zip(parts, found, strict=True))
+    assert all(part.storage_offset() * together.itemsize % 16 == 0 for part in parts)
+    assert all(part.is_contiguous() for part in parts)
+    empty = [torch.empty(2, 0, dtype=torch.int64)] * 2
+    assert [part.shape for part in taken_apart(side_by_side(empty), empty)] == [(2, 0), (2, 0)]
