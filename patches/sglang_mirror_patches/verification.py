@@ -18,7 +18,7 @@ def around_eagle_sample(
     drawing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if isinstance(batch.spec_algorithm, MirrorAlgorithm) and not batch.forward_mode.is_idle():
         logits, laid = logits_output.next_token_logits, verify_input.laid
-        penalise(batch, laid.tokens.tolist(), laid.parents, verify_input.unread, logits)
+        penalise(batch, laid.tokens, laid.parents, verify_input.unread, logits)
         if is_ours(logits.device) and not batch.sampling_info.is_all_greedy:
             drawing = drawn(batch, verify_input, logits)
     with drawing:

@@ -82,10 +82,9 @@ class Prepared:
     @property
     def due(self) -> bool:
         """Whether there is enough of it to be sent now."""
-        growing = self.growing
-        if growing.complete:
-            return growing.num_drafted not in self.sent
-        return not self.sent and growing.depth >= SENT_FROM * growing.shape.depth
+        if self.growing.complete:
+            return not self.finished
+        return not self.sent and self.growing.depth >= SENT_FROM * self.growing.shape.depth
 
     def send(self) -> RolledOut:
         """What the target gets now; an early version is shorter than the whole, which so replaces it."""

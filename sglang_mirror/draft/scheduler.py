@@ -142,8 +142,7 @@ class Scheduler:
                     urgent.append((rank, order, tip))
                 elif target.identity not in waiting:
                     others.append((rank, order, tip))
-        if len(sessions) > 1:
-            others.sort(key=lambda entry: entry[:2])
+        others.sort(key=lambda entry: entry[:2])
         room = limits.rows_while_awaited if waiting else limits.rows
         demands: dict[int, _Demand] = {}
         for _, order, tip in (*urgent, *others[:room]):

@@ -19,7 +19,7 @@ from sglang_mirror.core.window import depths
 
 def penalise(
     batch: Any,
-    tokens: Sequence[Sequence[int]],
+    tokens: torch.Tensor,
     parents: Sequence[Sequence[int]],
     unread: Sequence[Sequence[int]],
     logits: torch.Tensor,
@@ -28,7 +28,7 @@ def penalise(
 
     Args:
         batch: SGLang's batch, whose sampling info is a copy for this forward.
-        tokens: of the windows, without the roots, [B][n - 1]; the host's, for a device would be waited for.
+        tokens: of the windows, without the roots, int64 [B, n - 1]; on the host, for a GPU is waited for.
         parents: of their nodes, -1 for the roots, [B][n]; they come before their children.
         unread: last tokens of each request's output that SGLang has not taken in, [B][...].
         logits: at every node, [B * n, V].
@@ -37,12 +37,12 @@ def penalise(
     additive = info.acc_additive_penalties
     if additive is None and info.acc_scaling_penalties is None:
         return
-    num_nodes = len(parents[0])
+    windows, num_nodes = tokens.tolist(), tokens.shape[1] + 1
     for row, (req, block) in enumerate(zip(batch.reqs, logits.split(num_nodes), strict=True)):
         # SGLang counts too few tokens, so while a request's end is forbidden, its stop tokens are in there.
         forbidden = None if additive is None else additive[row].isneginf()
         output = [*req.output_ids, *unread[row]]
-        _penalise(req.sampling_params, output, tokens[row], parents[row], block, forbidden)
+        _penalise(req.sampling_params, output, windows[row], parents[row], block, forbidden)
     info.acc_additive_penalties = info.acc_scaling_penalties = None
 
 

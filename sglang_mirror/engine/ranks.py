@@ -121,12 +121,13 @@ class LeadingRank:
     ) -> None:
         self._group, self._config, self._counters = group, config, counters
         self._trace = Trace(config.trace)
+        device, threads = place
         self._supervisor = DraftSupervisor(
             config,
             shape=shape,
             target=server_args.model_path,
-            device=place[0],
-            threads=place[1],
+            device=device,
+            threads=threads,
             vocab_size=vocab_size,
             counters=counters,
         )

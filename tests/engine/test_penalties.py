@@ -53,9 +53,7 @@ def test_every_node_is_judged_by_what_was_said_before_it() -> None:
     info = SimpleNamespace(acc_additive_penalties=additive, acc_scaling_penalties=torch.ones(4, VOCABULARY))
     found = logits.clone()
     parents = [[-1, 0, 1], [-1, 0, 0], [-1, 0, 0], [-1, 0, 1]]  # chains and forks
-    penalise(
-        SimpleNamespace(reqs=requests, sampling_info=info), windows[:, 1:].tolist(), parents, unread, found
-    )
+    penalise(SimpleNamespace(reqs=requests, sampling_info=info), windows[:, 1:], parents, unread, found)
     for row, req in enumerate(requests):
         for node in range(3):
             path: list[int] = []
@@ -75,7 +73,7 @@ def test_nothing_asked_nothing_done() -> None:
     info = SimpleNamespace(acc_additive_penalties=None, acc_scaling_penalties=None)
     penalise(
         SimpleNamespace(reqs=[request([1])], sampling_info=info),
-        [[2, 3]],
+        torch.tensor([[2, 3]]),
         [[-1, 0, 1]],
         [[]],
         logits,

@@ -27,7 +27,7 @@ class Rows:
 
     def __init__(self, path: Path, keys: Iterable[Key]) -> None:
         self._path = path
-        self._rows = {key: {**dict(zip(NAMES, key, strict=True)), "failed": "not run"} for key in keys}
+        self._rows = {key: _row(key, "not run") for key in keys}
         if path.is_file():
             content = read_results(path)
             if content["provenance"]["commit"] == provenance()["commit"]:
@@ -36,8 +36,7 @@ class Rows:
     @contextlib.contextmanager
     def row(self, key: Key) -> Iterator[dict[str, Any]]:
         """A fresh row for a test to fill in; what ends the test is its reason."""
-        row: dict[str, Any] = dict(zip(NAMES, key, strict=True))
-        row["failed"] = None
+        row = _row(key, None)
         try:
             yield row
         except Exception as error:
@@ -49,8 +48,12 @@ class Rows:
 
     def failed(self, keys: Sequence[Key], reason: str) -> None:
         """None of these can be run."""
-        self._rows |= {key: {**dict(zip(NAMES, key, strict=True)), "failed": reason} for key in keys}
+        self._rows |= {key: _row(key, reason) for key in keys}
         self._write()
 
     def _write(self) -> None:
         write_results(self._path, list(self._rows.values()))
+
+
+def _row(key: Key, failed: str | None) -> dict[str, Any]:
+    return {**dict(zip(NAMES, key, strict=True)), "failed": failed}

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sglang_mirror.bench.client import Completion, complete_all, payload
-from sglang_mirror.bench.gpu import usable
+from sglang_mirror.bench.client import Completion, payload
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.pair import ROOT, held_out
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import Fleet, mirror_flags, report
 from tests.gpu.test_text import (
-    CONCURRENCY,
     DETERMINISTIC,
     FAMILIES,
     HERE,
@@ -26,8 +24,10 @@ from tests.gpu.test_text import (
     NUM_TOKENS,
     ROWS,
     START_TIMEOUT_S,
+    ask_in_both_ways,
     flags_of,
     pair_of,
+    skip_without,
 )
 
 pytestmark = [
@@ -47,9 +47,7 @@ def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Server, Server]]:
     """The family, plain decoding, and mirror."""
-    if not usable("fa3"):
-        ROWS.failed(DETERMINISTIC, reason := "fa3 is not installed")
-        pytest.skip(reason)
+    skip_without("fa3", DETERMINISTIC)
     pair = pair_of(request.param, tmp_path_factory)
     fleet = Fleet(pair, label=f"gpu-{request.param}-deterministic-")
     try:
@@ -62,13 +60,12 @@ def served(
 
 
 def answers_of(server: Server, temperature: float) -> list[Completion]:
-    """Half of them one at a time, the others several at once."""
+    """Those to the prompts, each drawn by a seed of its own."""
     bodies = [
         payload(prompt.text, num_tokens=NUM_TOKENS, temperature=temperature, sampling_seed=seed)
         for seed, prompt in enumerate(held_out(NUM_PROMPTS))
     ]
-    alone = complete_all(server.url, bodies[: NUM_PROMPTS // 2])
-    return alone + complete_all(server.url, bodies[NUM_PROMPTS // 2 :], concurrency=CONCURRENCY)
+    return ask_in_both_ways(server, bodies)
 
 
 @pytest.mark.parametrize("way", TEMPERATURES)

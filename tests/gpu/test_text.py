@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from sglang_mirror.bench.pair import ROOT, embedded_pair, held_out
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import GAMMA, LOCKSTEP, OUT, SERVING, Fleet, mirror_flags, report
 from tests.e2e.test_tap import tiny_pair
-from tests.gpu.rows import Rows
+from tests.gpu.rows import Key, Rows
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,6 +80,13 @@ def flags_of(backend: str, *, dtype: str = "bfloat16") -> tuple[str, ...]:
     )
 
 
+def skip_without(backend: str, keys: Sequence[Key]) -> None:
+    """Skip what needs an attention backend that is not installed; the rows of these keys say so."""
+    if not usable(backend):
+        ROWS.failed(keys, reason := f"{backend} is not installed")
+        pytest.skip(reason)
+
+
 def pair_of(family: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     if family == "llama":
         return tiny_pair("llama", tmp_path_factory.mktemp("llama"))
@@ -90,9 +97,7 @@ def pair_of(family: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The servers of one family and backend, started side by side, gone before the next ones."""
     family, backend = request.param
-    if not usable(backend):
-        ROWS.failed([(family, backend, way) for way in WAYS], reason := f"{backend} is not installed")
-        pytest.skip(reason)
+    skip_without(backend, [(family, backend, way) for way in WAYS])
     pair = pair_of(family, tmp_path_factory)
     fleet = Fleet(pair, label=f"gpu-{family}-{backend}-")
     try:
@@ -111,9 +116,14 @@ _REFERENCES: dict[int, list[Completion]] = {}
 
 
 def answers_of(server: Server, **wanted: Any) -> list[Completion]:
-    """Half of the prompts one at a time, the others several at once; `wanted` goes into each request."""
+    """Those to the prompts; `wanted` goes into each request."""
     bodies = [{**payload(prompt.text, num_tokens=NUM_TOKENS), **wanted} for prompt in held_out(NUM_PROMPTS)]
-    half = NUM_PROMPTS // 2
+    return ask_in_both_ways(server, bodies)
+
+
+def ask_in_both_ways(server: Server, bodies: Sequence[dict[str, Any]]) -> list[Completion]:
+    """Half of them one at a time, the others several at once."""
+    half = len(bodies) // 2
     alone = complete_all(server.url, bodies[:half])
     return alone + complete_all(server.url, bodies[half:], concurrency=CONCURRENCY)
 
