@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 import httpx
 import psutil
 
+from sglang_mirror.bench.client import http
 from sglang_mirror.errors import MirrorError
 
 START_TIMEOUT_S = 180.0
@@ -146,7 +147,7 @@ class Server:
             if (status := self.poll()) is not None:
                 raise ServerError(f"the server ended with status {status}:\n{self.log_tail()}")
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health_generate", timeout=20).status_code == httpx.codes.OK:
+                if http().get(f"{self.url}/health_generate", timeout=20).status_code == httpx.codes.OK:
                     self._hold()
                     self._freeze()
                     return self
@@ -183,7 +184,7 @@ class Server:
         SGLang does so itself after its warm-up; told to skip that, it often asks before it listens.
         """
         try:
-            httpx.post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
+            http().post(f"{self.url}/freeze_gc", timeout=20).raise_for_status()
         except httpx.HTTPError as error:
             raise self._silent(error) from error
 
@@ -214,7 +215,7 @@ class Server:
 
     def info(self) -> dict[str, Any]:
         """What `/server_info` says."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/server_info", timeout=20).json()
+        answer: dict[str, Any] = http().get(f"{self.url}/server_info", timeout=20).json()
         return answer
 
     def kill(self) -> None:
