@@ -111,6 +111,12 @@ class MirrorConfig:
         if problems:
             raise SettingsError(problems)
 
+    def of_replica(self, replica: int) -> MirrorConfig:
+        """Those of one target of several: all but the first have a number in their draft's trace's name."""
+        if not replica or self.draft_trace is None:
+            return self
+        return dataclasses.replace(self, draft_trace=f"{self.draft_trace}.{replica}")
+
 
 def _problem(config: MirrorConfig, item: dataclasses.Field[Any]) -> str | None:
     value, allowed = getattr(config, item.name), item.metadata

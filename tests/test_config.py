@@ -70,6 +70,14 @@ def test_a_resolved_configuration_is_frozen() -> None:
         resolve({}).kappa = 1  # type: ignore[misc]
 
 
+def test_every_replicas_draft_has_a_trace_of_its_own() -> None:
+    config = MirrorConfig(draft_trace="forwards.jsonl")
+    assert [config.of_replica(replica).draft_trace for replica in range(3)] == [
+        *("forwards.jsonl", "forwards.jsonl.1", "forwards.jsonl.2")
+    ]
+    assert MirrorConfig().of_replica(1) == MirrorConfig()
+
+
 def test_spellings() -> None:
     assert flag("exit_layer") == "--mirror-exit-layer"
     assert flag("draft_model") == "--speculative-draft-model-path"

@@ -69,15 +69,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         if group.rank_in_group:
             self._rank = FollowingRank(group)
         else:
-            place = draft_place(
-                self.config,
-                server_args,
-                num_gpus=torch.cuda.device_count(),
-                replica=replica_of(server_args, gpu_id),
-            )
+            replica = replica_of(server_args, gpu_id)
+            config = self.config.of_replica(replica)
+            place = draft_place(config, server_args, num_gpus=torch.cuda.device_count(), replica=replica)
             self._rank = LeadingRank(
                 group,
-                self.config,
+                config,
                 shape=self._shape,
                 server_args=server_args,
                 place=place,

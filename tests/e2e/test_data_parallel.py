@@ -9,6 +9,7 @@ import pytest
 from sglang_mirror.bench.identity import divergences
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
+    LOGS,
     ONE_CORE_EACH,
     Fleet,
     both,
@@ -22,11 +23,15 @@ from tests.e2e.fleet import (
 
 pytestmark = pytest.mark.server
 
+DRAFT_TRACES = LOGS / "replicas-draft.jsonl", LOGS / "replicas-draft.jsonl.1"
+
 
 @pytest.fixture(scope="module")
 def servers(fleet: Fleet) -> Iterator[tuple[Server, Server]]:
     """Plain, and mirror of two replicas."""
-    words = mirror_flags(fleet.pair.draft, speculate="always")
+    for trace in DRAFT_TRACES:
+        trace.unlink(missing_ok=True)
+    words = mirror_flags(fleet.pair.draft, speculate="always", draft_trace=DRAFT_TRACES[0])
     plain = fleet.plain()
     replicas = fleet.launch("replicas", flags(*words, "--dp-size", "2"), environment=ONE_CORE_EACH)
     yield plain.wait(), with_draft(replicas)
@@ -42,3 +47,4 @@ def test_every_replica_decodes_with_its_draft(servers: tuple[Server, Server]) ->
     assert len(pids) == 2
     assert all(each["steps"] > 0 and each["accept_len"] > 1 for each in reports)
     assert report(servers[1])["draft_pid"] in pids
+    assert all(trace.is_file() for trace in DRAFT_TRACES)
