@@ -44,7 +44,7 @@ latency: install  ## the parts of a step where the draft waits its turn, and the
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 96 \
 		--arms serial:$(FULL) mirror:roots=draft,$(FULL) mirror:roots=union,$(FULL) --json out/latency.json
 
-bench-stream: install  ## serial and mirror with either draft, and chain against tree; at most 20 minutes
+bench-stream: install  ## serial and mirror with either draft, and chain against tree; 20 to 30 minutes
 	$(BIN)/sglang-mirror bench run --enlarge own 0.25b+12m --temperature 0 1 --questions 4 --tokens 72 \
 		--together 4 --json out/stream.json \
 		--arms plain serial:draft=plain mirror:draft=plain mirror:draft=streaming serial:draft=streaming \
