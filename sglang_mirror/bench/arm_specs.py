@@ -32,7 +32,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "mirror": (*OURS, *(name for name in MIRROR_SETTINGS if name not in FIXED)),
 }
 COUNTS = {"gamma", "steps", "topk", "nodes"}
-DRAFTS = ("plain", "streaming")
+DRAFTS = ("plain", "streaming", "none")
+# Where no draft answers: what mirror costs when it has none.
+NOBODY = {"draft_endpoint": "ipc:///nonexistent/draft", "start_timeout_s": "1"}
 OWN = "own"  # what results call a target in its own size
 DEPTH = 5  # draft tokens in a chain, unless something better is known
 
@@ -94,12 +96,12 @@ def parse_arm(text: str, setup: Setup) -> Arm:
 
 
 def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
-    """Mirror or serial; `draft` is plain or streaming, `window` one of `WINDOWS`."""
+    """Mirror or serial; `draft` is one of `DRAFTS`, `window` one of `WINDOWS`."""
     draft, window = options.pop("draft", "plain"), options.pop("window", "")
     for key, value, known in (("draft", draft, DRAFTS), ("window", window, ("", *WINDOWS))):
         if value not in known:
-            raise MirrorError(f"--arms {name}: {key}={value}: it is {' or '.join(filter(None, known))}")
-    options |= WINDOWS.get(window, {})
+            raise MirrorError(f"--arms {name}: {key}={value}: it is one of {', '.join(filter(None, known))}")
+    options |= WINDOWS.get(window, {}) | (NOBODY if draft == "none" else {})
     settings: dict[str, Any] = {"gamma": DEPTH, **({"roots": "none"} if kind == "serial" else {})}
     settings |= {key: int(value) if key in SIZES else value for key, value in options.items()}
     pair = setup.pair
@@ -107,7 +109,8 @@ def _mirror(kind: str, name: str, options: dict[str, str], setup: Setup) -> Arm:
         if setup.streaming is None:
             return Arm(name, missing="no streaming draft is given; name its folder with --streaming")
         pair = dataclasses.replace(pair, draft=setup.streaming)
-    return mirror(pair, setup.cores, name=name, **settings)
+    arm = mirror(pair, setup.cores, name=name, **settings)
+    return dataclasses.replace(arm, has_draft=draft != "none")
 
 
 def _sglangs_own(kind: str, options: Mapping[str, str], setup: Setup) -> tuple[str, ...]:

@@ -72,12 +72,14 @@ class Arm:
         flags: added to the server's command line.
         all_cores: whether the target gets every core (plain decoding's best).
         missing: what it lacks to run at all, and the remedy; empty if nothing.
+        has_draft: whether a server that decodes by mirror finds one.
     """
 
     name: str
     flags: tuple[str, ...] = ()
     all_cores: bool = False
     missing: str = ""
+    has_draft: bool = True
 
 
 def plain() -> Arm:

@@ -172,15 +172,16 @@ class Experiment:
             log = self._logs / f"{re.sub('[:/]', '-', arm.name)}.log"
             server_ = server(arm, self._setup.pair, self._setup.cores, log)
             try:
-                starting[arm.name] = self._stack.enter_context(server_)
+                starting[arm] = self._stack.enter_context(server_)
             except ServerError as error:
                 self._skip(arm.name, str(error))
-        for name, started in starting.items():
+        for arm, started in starting.items():
             try:
-                self.servers[name] = started.wait(self._plan.start_timeout_s).wait_for_draft()
+                started.wait(self._plan.start_timeout_s)
+                self.servers[arm.name] = started.wait_for_draft() if arm.has_draft else started
             except ServerError as error:
                 started.stop()
-                self._skip(name, in_one_line(str(error)))
+                self._skip(arm.name, in_one_line(str(error)))
 
     def _skip(self, arm: str, reason: str) -> None:
         self.skipped[arm] = reason

@@ -93,7 +93,7 @@ def arms(num_gpus: int, *, shares: bool) -> list[str]:
     settings = ("schedule=overlap", "draft_backend=torch-fused", "draft=streaming", "exit_vocab=32768")
     variants = [f"{best},{setting}" for setting in (*settings, "root_budget=32")]
     host = "draft_device=cpu,draft_dtype=bfloat16"
-    first, *others = [f"mirror:{each}" for each in (best, *variants, *places[1:], host)]
+    first, *others = [f"mirror:{each}" for each in (best, *variants, *places[1:], host, "draft=none")]
     # What drafting meanwhile brings: the same draft, which computes while the target waits.
     return [first, "standalone", f"serial:{best}", *others]
 

@@ -67,7 +67,7 @@ def _measure_group(
 
 def _record(ran: Sequence[tuple[Arm, Plan, Setup]], output: Output, logs: Path) -> None:
     """One request of the first mirror arm that ran; what goes wrong is named."""
-    mirrors = [each for each in ran if each[0].name.startswith("mirror")]
+    mirrors = [each for each in ran if each[0].name.startswith("mirror") and each[0].has_draft]
     if not mirrors:
         return
     arm, plan, setup = mirrors[0]

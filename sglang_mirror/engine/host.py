@@ -8,7 +8,8 @@ from sglang.srt.managers.overlap_utils import FutureMap
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode
-from sglang.srt.runtime_context import get_device, get_schedule, get_serving, get_spec
+from sglang.srt.model_executor.model_runner_components.cuda_graph_setup import capture_decode_graph
+from sglang.srt.runtime_context import get_context, get_device, get_schedule, get_serving, get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.eagle_info import EagleDraftInput, EagleVerifyInput
 from sglang.srt.speculative.eagle_utils import default_tree_mask_mode
@@ -23,8 +24,10 @@ __all__ = [
     "GenerationBatchResult",
     "LogitsMetadata",
     "build_eagle_verify_input",
+    "capture_decode_graph",
     "default_tree_mask_mode",
     "get_alloc_reserve_per_decode",
+    "get_context",
     "get_device",
     "get_schedule",
     "get_serving",

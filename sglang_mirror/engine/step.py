@@ -127,12 +127,18 @@ class Verifier:
 
         `unread` are the last tokens of each request's output, as far as SGLang has not taken them in.
         """
+        batch.spec_info.bonus_tokens = batch.spec_info.bonus_tokens.to(torch.int64)
+        batch.spec_info = self._windows(batch, laid, shape) if shape.size else self._roots(batch)
+        # For penalties, node by node, and for tokens that are drawn: see the seam around `eagle_sample`.
+        batch.spec_info.laid, batch.spec_info.unread = laid, unread
+        batch.spec_info.sampler = self._worker.model_runner.sampler
+        batch.spec_info.group = self._group
+
+    def _windows(self, batch: Any, laid: Laid, shape: WindowShape) -> Any:
         places, numbers, tokens = self._on_device(laid.places, laid.numbers, laid.tokens)
-        draft_input = batch.spec_info
-        draft_input.bonus_tokens = draft_input.bonus_tokens.to(torch.int64)
-        batch.spec_info = build_eagle_verify_input(
+        return build_eagle_verify_input(
             batch,
-            draft_input,
+            batch.spec_info,
             places,
             numbers,
             tokens,
@@ -144,10 +150,28 @@ class Verifier:
             tree_mask_mode=default_tree_mask_mode(),
             device=self._device,
         )
-        # For penalties, node by node, and for tokens that are drawn: see the seam around `eagle_sample`.
-        batch.spec_info.laid, batch.spec_info.unread = laid, unread
-        batch.spec_info.sampler = self._worker.model_runner.sampler
-        batch.spec_info.group = self._group
+
+    def _roots(self, batch: Any) -> Any:
+        """Each request's root alone, for which SGLang's tree builder would launch kernels on nothing."""
+        lens, backend = batch.seq_lens, self._worker.model_runner.attn_backend
+        count = len(lens)
+        numbers = torch.arange(count, dtype=torch.int64, device=self._device)[:, None]
+        nobody = torch.full_like(numbers, -1)
+        return EagleVerifyInput(
+            draft_token=batch.spec_info.bonus_tokens,
+            custom_mask=_all_visible(batch, backend),
+            positions=lens.to(torch.int64),
+            retrieve_index=numbers,
+            retrieve_next_token=nobody,
+            retrieve_next_sibling=nobody.clone(),
+            retrieve_cum_len=None,
+            spec_steps=0,
+            topk=1,
+            draft_token_num=1,
+            capture_hidden_mode=None,
+            seq_lens_sum=None,
+            seq_lens_cpu=None,
+        )
 
     def _on_device(self, *found: torch.Tensor) -> Sequence[torch.Tensor]:
         """The target's; copied there at once, and without waiting for what it computes."""
@@ -182,6 +206,21 @@ class Verifier:
         )
         result.next_draft_input = self.draft_input(result.next_draft_input.bonus_tokens)
         return result
+
+
+def _all_visible(batch: Any, backend: Any) -> torch.Tensor:
+    """The mask of verifications of the root alone, in whichever layout: a cell for all that each may see.
+
+    It may be longer than what is read of it, and is where SGLang keeps the lengths on the device only.
+    """
+    count, mask = len(batch.seq_lens), backend.verify_mask
+    if mask is not None and mask.fits(count):
+        return mask.buffer.fill_(True)
+    if batch.seq_lens_cpu is not None:
+        seen = int(batch.seq_lens_cpu.sum())
+    else:
+        seen = count * backend.max_context_len
+    return torch.ones(seen + count, dtype=torch.bool, device=batch.seq_lens.device)
 
 
 def side_by_side(found: Sequence[torch.Tensor]) -> torch.Tensor:

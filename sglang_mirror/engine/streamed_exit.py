@@ -82,8 +82,8 @@ class StreamedExit:
         return 0.0, 0.0  # the host has waited for nothing
 
     def wants(self, batch: Any) -> bool:
-        """Every verification's: a graph has what it had when it was captured."""
-        return bool(batch.forward_mode.is_target_verify())
+        """Every verification's of more than the root: a graph has what it had when it was captured."""
+        return bool(batch.forward_mode.is_target_verify()) and batch.spec_info.draft_token_num > 1
 
     def take(self, hidden: torch.Tensor, batch: Any) -> None:
         """Fork: read and publish beside the layers that follow."""

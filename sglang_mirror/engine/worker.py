@@ -30,6 +30,7 @@ from sglang_mirror.engine.placing import draft_place, replica_of
 from sglang_mirror.engine.ranks import LOCKSTEP_WAIT_MS, FollowingRank, LeadingRank, Windows
 from sglang_mirror.engine.step import Verifier, lay_out
 from sglang_mirror.engine.tap import early_exit
+from sglang_mirror.engine.widths import widths_of
 
 
 class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no types
@@ -47,7 +48,6 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.model_runner = target_worker.model_runner
         self.server_args = server_args
         self.device = get_device().device
-        self._resizable = self.device == "cpu"  # elsewhere captured graphs have one shape
         spec = get_spec()
         self.speculative_num_steps = spec.speculative_num_steps
         self.speculative_num_draft_tokens = spec.speculative_num_draft_tokens
@@ -56,7 +56,9 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         )
         self.config: MirrorConfig = resolve()
         self.counters = Counters()
-        group = get_tp_group()
+        captures = self.device != "cpu"
+        self._widths = widths_of(self.model_runner, self._shape, captured=captures)
+        self._group = group = get_tp_group()
         self._verifier = Verifier(self, self.device, group)
         self._exit = early_exit(
             self.model_runner.model,
@@ -79,7 +81,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 server_args=server_args,
                 place=place,
                 vocab_size=self.model_runner.model_config.vocab_size,
-                resizable=self._resizable,
+                resizable=not captures,
                 counters=self.counters,
             )
         self._overlapped = not get_schedule().disable_overlap_schedule
@@ -97,6 +99,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     def init_cuda_graphs(self) -> None:
         """SGLang's last word before it serves: the draft has loaded meanwhile, or is waited for."""
         super().init_cuda_graphs()
+        if self.config.speculate != "always":
+            self._widths.build(self._group)
         self._rank.wait_until_ready()
 
     # ---- what SGLang's scheduler calls
@@ -133,14 +137,15 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         sampled = not batch.sampling_info.is_all_greedy
         unread = [self._last.unread(req) for req in batch.reqs]
         windows = self._rank.windows(batch.reqs, unread, self._cycle_s(), sampled=sampled)
-        shape = self._shape_of(windows)
+        shape = self._widths.of(windows)
         laid = lay_out(windows, shape)
-        self._verifier.prepare(batch, laid, shape, unread)
-        armed = self._exit if any(windows) else None
-        if armed is not None:
-            armed.arm(laid.children(shape.topk), self._rank.publisher(windows))
-        began = time.monotonic()
-        result = self._verifier.run(batch, shape, grammar_barrier)
+        with self._widths.ready_for(shape):
+            self._verifier.prepare(batch, laid, shape, unread)
+            armed = self._exit if any(windows) else None
+            if armed is not None:
+                armed.arm(laid.children(shape.topk), self._rank.publisher(windows))
+            began = time.monotonic()
+            result = self._verifier.run(batch, shape, grammar_barrier)
         if on_publish is not None:
             on_publish(result.new_seq_lens)
         self._last = Launched.decode(batch.reqs, unread, result, shape)
@@ -172,13 +177,6 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters.rendezvous_ms += published_ms
         return read_ms + published_ms
 
-    def _shape_of(self, windows: Windows) -> WindowShape:
-        """As many nodes as the longest window has, where a verification can have fewer than all."""
-        if not self._resizable:
-            return self._shape
-        size = max((len(window) - 1 for window in windows if window), default=0)
-        return self._shape.of_size(size) if size else WindowShape.chain(0)
-
     def _cycle_s(self) -> float | None:
         """Seconds since the last decode step began; None after a prefill."""
         now, since = time.monotonic(), self._decoding_since
@@ -201,7 +199,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
 
     def report(self) -> dict[str, Any]:
         """The `mirror` object of `/server_info`."""
-        return {**self._rank.report(), **self.counters.report()}
+        plain = {"plain_nodes": self._widths.plain.num_nodes}
+        return {**self._rank.report(), **plain, **self.counters.report()}
 
     # SGLang up to 0.5.20 updates weights through the speculative worker.
 

@@ -136,10 +136,10 @@ def _window_mask(custom_mask: torch.Tensor | None, prefix_lens: list[int], n: in
     """Which nodes each node of a window sees, bool [B, n, n], from either layout of SGLang's mask.
 
     QLEN_ONLY packs n x n cells a request, FULL_MASK n x (len + n), whose first columns, the prefix, are
-    always visible. A FULL_MASK may be longer than its content. No mask means a chain.
+    always visible. A FULL_MASK may be longer than its content. No mask means a chain, and so does one node.
     """
     batch = len(prefix_lens)
-    if custom_mask is None:
+    if custom_mask is None or n == 1:
         return attention_plan.causal(n).expand(batch, -1, -1)
     if custom_mask.numel() == batch * n * n:
         return custom_mask.view(batch, n, n)

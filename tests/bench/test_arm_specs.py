@@ -55,6 +55,13 @@ def test_the_streaming_draft() -> None:
     assert flags[5:] == parse_arm("serial:draft=plain", setup).flags[5:]
 
 
+def test_without_a_draft() -> None:
+    arm = parse_arm("mirror:draft=none", SETUP)
+    assert "--mirror-draft-endpoint ipc:///nonexistent/draft" in " ".join(arm.flags)
+    assert not arm.has_draft
+    assert parse_arm("mirror", SETUP).has_draft
+
+
 def test_serial_is_the_same_draft_without_roots() -> None:
     flags = " ".join(parse_arm("serial", SETUP).flags)
     assert "--mirror-roots none" in flags
@@ -92,8 +99,8 @@ def test_an_arm_says_what_it_lacks() -> None:
         ("plain:steps=3", "is no setting of plain"),
         ("plain:cores=2", "cores is one or all"),
         ("mirror:gamma=many", "gamma=many"),
-        ("mirror:draft=other", "draft=other: it is plain or streaming"),
-        ("mirror:window=bush", "window=bush: it is chain or tree"),
+        ("mirror:draft=other", "draft=other: it is one of plain, streaming, none"),
+        ("mirror:window=bush", "window=bush: it is one of chain, tree"),
         ("standalone:steps=0", "steps=0"),
     ],
 )

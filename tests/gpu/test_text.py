@@ -56,10 +56,14 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "tree": (TREE, HERE),
 }
 
+# What is left when the draft is away.
+NO_DRAFT = "no-draft"
+NOBODY = {"draft_endpoint": "ipc:///nonexistent/draft", "start_timeout_s": 1}
 
 # The text is the same to the bit there, if it is anywhere; see docs/operations.md.
 DETERMINISTIC = [(family, "fa3", way) for family in FAMILIES for way in ("deterministic", "sampled")]
-ROWS = Rows(OUT / "gpu-check.json", [*itertools.product(FAMILIES, BACKENDS, WAYS), *DETERMINISTIC])
+ALL_WAYS = (*WAYS, NO_DRAFT)
+ROWS = Rows(OUT / "gpu-check.json", [*itertools.product(FAMILIES, BACKENDS, ALL_WAYS), *DETERMINISTIC])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def pair_of(family: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The servers of one family and backend, started side by side, gone before the next ones."""
     family, backend = request.param
-    skip_without(backend, [(family, backend, way) for way in WAYS])
+    skip_without(backend, [(family, backend, way) for way in ALL_WAYS])
     pair = pair_of(family, tmp_path_factory)
     fleet = Fleet(pair, label=f"gpu-{family}-{backend}-")
     try:
@@ -106,6 +110,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             way: fleet.launch(way, (*flags_of(backend), *more, *mirror_flags(pair.draft, **settings)))
             for way, (more, settings) in WAYS.items()
         }
+        ways[NO_DRAFT] = fleet.launch(NO_DRAFT, (*flags_of(backend), *mirror_flags(None, **NOBODY)))
         yield Served(family, backend, plain, ways)
     finally:
         left = fleet.stop_all()
@@ -142,28 +147,43 @@ def is_tie(ours: Completion, plain: Completion, position: int) -> bool:
     return max(likely.values()) - likely.get(ours.token_ids[position], -math.inf) < TIE
 
 
+def compared(served: Served, way: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What a server reports when its answers have been compared with plain decoding's, for the row too."""
+    wanted, server = reference(served.plain), served.ways[way]
+    answers = answers_of(server)
+    differing = divergences(answers, wanted)
+    unexplained = [
+        {"prompt": at.prompt, "position": at.position, "said": answers[at.prompt].token_ids[at.position]}
+        | {"plain": wanted[at.prompt].meta["output_top_logprobs"][at.position]}
+        for at in differing
+        if not is_tie(answers[at.prompt], wanted[at.prompt], at.position)
+    ]
+    counted = report(server)
+    row |= {
+        **{"num_prompts": len(wanted), "identical": len(wanted) - len(differing)},
+        **{"ties": len(differing) - len(unexplained), "unexplained": unexplained},
+        **{key: counted[key] for key in ("accept_len", "hit_rate", "steps", "plain_steps", "plain_nodes")},
+        "command": server.command_line.replace(f"{ROOT}/", ""),
+    }
+    assert not unexplained
+    return counted
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_text_is_plain_decodings(served: Served, way: str) -> None:
     with ROWS.row((served.family, served.backend, way)) as row:
-        wanted = reference(served.plain)
-        server = served.ways[way].wait(START_TIMEOUT_S).wait_for_draft()
-        answers = answers_of(server)
-        differing = divergences(answers, wanted)
-        unexplained = [
-            {"prompt": at.prompt, "position": at.position, "said": answers[at.prompt].token_ids[at.position]}
-            | {"plain": wanted[at.prompt].meta["output_top_logprobs"][at.position]}
-            for at in differing
-            if not is_tie(answers[at.prompt], wanted[at.prompt], at.position)
-        ]
-        counted = report(server)
-        row |= {
-            **{"num_prompts": len(wanted), "identical": len(wanted) - len(differing)},
-            **{"ties": len(differing) - len(unexplained), "unexplained": unexplained},
-            **{key: counted[key] for key in ("accept_len", "hit_rate", "steps", "plain_steps")},
-            "command": server.command_line.replace(f"{ROOT}/", ""),
-        }
-        assert not unexplained
+        served.ways[way].wait(START_TIMEOUT_S).wait_for_draft()
+        counted = compared(served, way, row)
         assert counted["accept_len"] > 1.0
         assert counted["plain_steps"] < counted["steps"] / 2
         if way.startswith("exit"):
             assert counted["hits"]["exit"] > 0
+
+
+def test_text_without_a_draft(served: Served) -> None:
+    """Steps without windows have graphs of their own, of the root alone."""
+    with ROWS.row((served.family, served.backend, NO_DRAFT)) as row:
+        served.ways[NO_DRAFT].wait(START_TIMEOUT_S)
+        counted = compared(served, NO_DRAFT, row)
+        assert counted["plain_nodes"] == 1
+        assert counted["plain_steps"] == counted["steps"] > 0
