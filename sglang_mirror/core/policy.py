@@ -8,14 +8,17 @@ when it was last tried.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 # Steps between trials: the first come early, for until then nobody knows.
-FIRST_PAUSE, LONGEST_PAUSE, LONGER = 16, 1024, 4
-# Steps of a trial, by whether it speculates. A plain step's tokens don't vary; one with windows brings one to
-# a whole window, so it takes more of them to know.
-TRIAL = {False: 5, True: 12}
-# Of them not counted: a draft that was left alone has to catch up.
+LONGEST_PAUSE, LONGER = 1024, 4
+# A request's step with a window brings one token to a whole window, so it takes some to know; a larger batch
+# has them in fewer steps. These are for a pause between trials, and for a trial.
+FIRST_OUTCOMES, TRIAL_OUTCOMES = 16, 10
+# Steps at least: how long they take varies as well. A plain one's tokens do not.
+FEWEST_BETWEEN, FEWEST_TRIED = 6, 4
+# Of a trial's steps not counted besides: a draft that was left alone has to catch up.
 SETTLING = {False: 1, True: 2}
 BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
@@ -37,21 +40,41 @@ class Rate:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+def first_pause(batch: int) -> int:
+    """Steps before the first trial, and before one that promises much."""
+    return max(FEWEST_BETWEEN, math.ceil(FIRST_OUTCOMES / batch))
+
+
+def trial(batch: int, *, speculating: bool) -> int:
+    """Steps of a trial, those that do not count included."""
+    outcomes = TRIAL_OUTCOMES / batch if speculating else 0
+    return SETTLING[speculating] + max(FEWEST_TRIED, math.ceil(outcomes))
+
+
 @dataclass(slots=True)
 class _Choice:
-    """What is known of one kind of batch."""
+    """What is known of one kind of batch.
 
+    Attributes:
+        batch: its largest one's requests.
+        speculating: whether to, outside of trials.
+    """
+
+    batch: int
     speculating: bool = True
     usual: Rate = field(default_factory=Rate)
     other: Rate = field(default_factory=Rate)  # as it was when last tried
     since: int = 0  # steps since the last trial
-    pause: int = FIRST_PAUSE
+    pause: int = field(init=False)
     left: int = 0  # steps of the trial that runs
+
+    def __post_init__(self) -> None:
+        self.pause = first_pause(self.batch)
 
     def begin_trial_if_due(self) -> None:
         behind = self.other.value > BETTER * self.usual.value
-        if not self.left and self.since >= (FIRST_PAUSE if behind else self.pause):
-            self.left, self.other = TRIAL[not self.speculating], Rate()
+        if not self.left and self.since >= (first_pause(self.batch) if behind else self.pause):
+            self.left, self.other = trial(self.batch, speculating=not self.speculating), Rate()
 
     @property
     def speculates_next(self) -> bool:
@@ -64,7 +87,7 @@ class _Choice:
             return
         tried = self.speculates_next
         self.left -= 1
-        if self.left < TRIAL[tried] - SETTLING[tried]:
+        if self.left < trial(self.batch, speculating=tried) - SETTLING[tried]:
             self.other.add(tokens, seconds)
         if not self.left:
             self._decide()
@@ -72,7 +95,7 @@ class _Choice:
     def _decide(self) -> None:
         self.since, self.pause = 0, min(LONGER * self.pause, LONGEST_PAUSE)
         if self.other.value > BETTER * self.usual.value:
-            self.speculating, self.pause = not self.speculating, LONGER * FIRST_PAUSE
+            self.speculating, self.pause = not self.speculating, LONGER * first_pause(self.batch)
             self.usual, self.other = self.other, self.usual
 
 
@@ -122,5 +145,5 @@ class Policy:
                 for (kind, known), choice in self._choices.items()
                 if kind == sampled and known < size
             )
-            self._choices[sampled, size] = _Choice(speculating=not given_up)
+            self._choices[sampled, size] = _Choice(size, speculating=not given_up)
         return self._choices[sampled, size]

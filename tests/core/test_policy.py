@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sglang_mirror.core.policy import FIRST_PAUSE, LONGEST_PAUSE, TRIAL, Policy
+from sglang_mirror.core.policy import LONGEST_PAUSE, Policy, first_pause, trial
 
+ALONE = first_pause(1)
+PLAIN_TRIAL = trial(1, speculating=False)
 Speeds = dict[bool, tuple[int, float]]  # speculating or not: tokens and seconds of a step
 
 FASTER: Speeds = {True: (4, 0.012), False: (1, 0.006)}
@@ -22,8 +24,8 @@ def play(policy: Policy, speeds: Speeds, steps: int, batch: int = 1, *, sampled:
 
 
 def test_speculates_from_the_start_and_soon_tries_the_other_way() -> None:
-    chosen = play(Policy(), FASTER, FIRST_PAUSE + TRIAL[False] + 1)
-    assert chosen == [True] * FIRST_PAUSE + [False] * TRIAL[False] + [True]
+    chosen = play(Policy(), FASTER, ALONE + PLAIN_TRIAL + 1)
+    assert chosen == [True] * ALONE + [False] * PLAIN_TRIAL + [True]
 
 
 def test_trials_become_rare_where_speculation_pays() -> None:
@@ -31,6 +33,17 @@ def test_trials_become_rare_where_speculation_pays() -> None:
     chosen = play(Policy(), FASTER, steps)
     assert chosen.count(False) < 0.01 * steps
     assert not all(chosen[-2 * LONGEST_PAUSE :])  # but never end
+
+
+def test_a_larger_batch_needs_fewer_steps_to_know() -> None:
+    assert [first_pause(batch) for batch in (1, 2, 4, 64)] == [16, 8, 6, 6]
+    assert [trial(batch, speculating=True) for batch in (1, 2, 4, 64)] == [12, 7, 6, 6]
+    assert [trial(batch, speculating=False) for batch in (1, 2, 4, 64)] == [5, 5, 5, 5]
+    chosen = play(Policy(), SLOWER, 300, batch=4)
+    first, again = first_pause(4) + trial(4, speculating=False), trial(4, speculating=True)
+    assert chosen.index(False) == first_pause(4)
+    assert not any(chosen[first_pause(4) : first + 4 * first_pause(4)])
+    assert chosen.count(True) == first_pause(4) + 2 * again, "two trials in so short a time, and brief ones"
 
 
 def test_gives_up_where_it_does_not() -> None:
@@ -63,7 +76,7 @@ def test_a_slower_machine_is_no_reason() -> None:
     play(policy, FASTER, 5_000)
     slow = {way: (tokens, 3 * seconds) for way, (tokens, seconds) in FASTER.items()}
     chosen = play(policy, slow, 1_000)
-    assert chosen.count(False) <= 3 * TRIAL[False]
+    assert chosen.count(False) <= 3 * PLAIN_TRIAL
     assert chosen[-1]
 
 
@@ -79,9 +92,9 @@ def test_sizes_are_judged_apart_and_so_are_greedy_and_sampled_ones() -> None:
 def test_begins_with_what_smaller_batches_have_come_to() -> None:
     policy = Policy()
     play(policy, SLOWER, 200, batch=2)
-    assert not any(play(policy, SLOWER, FIRST_PAUSE, batch=8))
-    assert all(play(policy, FASTER, FIRST_PAUSE, batch=1))
-    assert all(play(policy, FASTER, FIRST_PAUSE, batch=8, sampled=True))
+    assert not any(play(policy, SLOWER, first_pause(8), batch=8))
+    assert all(play(policy, FASTER, ALONE, batch=1))
+    assert all(play(policy, FASTER, first_pause(8), batch=8, sampled=True))
     assert play(policy, FASTER, 500, batch=8)[-1], "it is tried all the same"
 
 
@@ -90,4 +103,4 @@ def test_steps_that_had_no_windows_tell_nothing() -> None:
     for _ in range(1_000):
         policy.learn(1, sampled=False, speculated=False, tokens=1, seconds=0.001)
     assert policy.choose(1, sampled=False)
-    assert all(play(policy, FASTER, FIRST_PAUSE))
+    assert all(play(policy, FASTER, ALONE))
