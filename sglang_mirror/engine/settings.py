@@ -231,7 +231,10 @@ def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
     if not model:
         return ["--speculative-draft-model-path is missing: name the draft model, or --mirror-draft-endpoint"]
     if is_missing(model):
-        return [f"--speculative-draft-model-path {model!r}: no such model folder"]
+        return [
+            f"--speculative-draft-model-path {model!r}: no such model folder; name one that exists, or a "
+            "model of the hub as OWNER/NAME"
+        ]
     # A hub name the draft process looks up.
     return _vocabulary_problems(args.model_path, model) if Path(model).is_dir() else []
 
