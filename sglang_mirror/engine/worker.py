@@ -132,7 +132,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         """The first half of a step: until the verification has been launched."""
         sampled = not batch.sampling_info.is_all_greedy
         unread = [self._last.unread(req) for req in batch.reqs]
-        windows = self._rank.windows(batch.reqs, unread, self._cycle_s(), sampled=sampled)
+        windows = self._rank.windows(batch.reqs, unread, self._begin_cycle(), sampled=sampled)
         shape = self._shape_of(windows)
         laid = lay_out(windows, shape)
         self._verifier.prepare(batch, laid, shape, unread)
@@ -179,8 +179,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         size = max((len(window) - 1 for window in windows if window), default=0)
         return self._shape.of_size(size) if size else WindowShape.chain(0)
 
-    def _cycle_s(self) -> float | None:
-        """Seconds since the last decode step began; None after a prefill."""
+    def _begin_cycle(self) -> float | None:
+        """A decode step begins: seconds since the last one did, which are counted; None after a prefill."""
         now, since = time.monotonic(), self._decoding_since
         self._decoding_since = now
         if since is None:
