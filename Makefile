@@ -29,7 +29,7 @@ serve: install  ## a server on port 30000 that decodes by mirror
 COMPARED := --reference plain mirror --arms standalone eagle3 serial plain:cores=all \
 	--enlarge own 0.25b+12m --temperature 0 1 --together 4 --timeline
 
-bench: install  ## every way of decoding side by side, small and enlarged target; half an hour to one
+bench: install  ## every way of decoding side by side, small and enlarged target; 30 to 60 minutes
 	$(BIN)/sglang-mirror bench run $(COMPARED) --concurrency 1 4 --questions 4 --tokens 96 --json out/bench.json
 	$(BIN)/sglang-mirror bench report out/bench.json
 

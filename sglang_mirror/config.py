@@ -77,14 +77,14 @@ class MirrorConfig:
         "auto: windows end before tokens too improbable to be worth verifying; full: at their depth",
         choices=("auto", "full"),
     )
-    miss: str = _setting(
+    miss: Literal["wait", "plain"] = _setting(
         "wait", "after a miss: wait for a fresh window, or decode plainly once", choices=("wait", "plain")
     )
     miss_wait_ms: float = _setting(50.0, "how long to wait for a window before decoding plainly", low=0)
     beat_ms: int = _setting(100, "how often the draft must be heard, in milliseconds", low=10)
     lost_after_ms: float = _setting(1000.0, "silence after which the draft counts as lost", low=50)
     start_timeout_s: float = _setting(
-        60.0, "how long the server's start waits for the draft before it serves plainly", low=0
+        60.0, "how long the server's start waits for a draft that we start, before it serves plainly", low=0
     )
     schedule: Literal["sync", "overlap"] = _setting(
         "sync",

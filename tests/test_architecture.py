@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "platform": set(),
     "patches": {"engine", "upscale"},
     "plugin": {"engine", "platform", "patches"},
-    "bench": {"core", "protocol", "draft.launcher", "upscale"},
+    "bench": {"core", "upscale"},
     "train": set(),
     "cli": {"draft", "protocol", "bench", "train"},
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ def add_parser(commands: Any) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--arms", nargs="+", default=ARMS, metavar="ARM", help="NAME or NAME:key=value,... (default: all)")
+    usual = " ".join(ARMS)
+    add("--arms", nargs="+", default=ARMS, metavar="ARM", help=f"NAME[:key=value,...] (default: {usual})")
     add("--workload", nargs="+", default=["heldout-code"], help="heldout-code, or a JSONL file of prompts")
     add("--questions", type=int, default=8, help="questions of each task (default: %(default)s)")
     add("--tokens", type=int, default=128, help="most new tokens in a turn (default: %(default)s)")
-    add("--temperature", type=float, nargs="+", default=[0.0])
-    add("--concurrency", type=int, nargs="+", default=[1], help="questions at once")
+    add("--temperature", type=float, nargs="+", default=[0.0], help="of sampling (default: 0)")
+    add("--concurrency", type=int, nargs="+", default=[1], help="questions at once (default: 1)")
     add("--repeats", type=int, default=3, help="times each arm runs (default: %(default)s)")
     add("--target", type=Path, help="the target's folder (default: the embedded pair's)")
     add("--draft", type=Path, help="the draft's folder (default: the embedded pair's)")
@@ -74,11 +77,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Measure; 0 if every arm ran and, at temperature 0 in float32, every text is plain decoding's."""
-    try:
-        from sglang_mirror.bench.measuring import measured  # noqa: PLC0415 - its needs are an extra
+    with _extra():
+        from sglang_mirror.bench.measuring import measured  # noqa: PLC0415
         from sglang_mirror.bench.table import cells, table  # noqa: PLC0415
-    except ImportError as error:
-        raise MirrorError(f"bench needs {error.name}: pip install 'sglang-mirror[bench]'") from error
     output = measured(args)
     for title, entries in cells(output.results):
         _say(f"\n{title}\n{table(entries)}")
@@ -91,16 +92,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from sglang_mirror.bench.output import read_results  # noqa: PLC0415
-    from sglang_mirror.bench.table import changes  # noqa: PLC0415
+    with _extra():
+        from sglang_mirror.bench.output import read_results  # noqa: PLC0415
+        from sglang_mirror.bench.table import changes  # noqa: PLC0415
 
     _say(changes(read_results(args.before), read_results(args.after)))
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from sglang_mirror.bench.output import read_results  # noqa: PLC0415
-    from sglang_mirror.bench.report import html, markdown  # noqa: PLC0415
+    with _extra():
+        from sglang_mirror.bench.output import read_results  # noqa: PLC0415
+        from sglang_mirror.bench.report import html, markdown  # noqa: PLC0415
 
     content = read_results(args.results)
     page = args.html or args.results.with_suffix(".html")
@@ -109,6 +112,19 @@ def _report(args: argparse.Namespace) -> int:
     if args.markdown:
         args.markdown.write_text(markdown(content), encoding="utf-8")
     return 0
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """What is imported in here needs what the extra `bench` installs.
+
+    Raises:
+        MirrorError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MirrorError(f"bench needs {error.name}: pip install '.[bench]' in a checkout") from error
 
 
 def _say(text: str) -> None:

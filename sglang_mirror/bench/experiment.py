@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Task by task, arm by arm, one a repeat.
 ByTask = dict[str, dict[str, list[Run]]]
 
-WARM_UP_TURNS = 2
+WARM_UP_LAPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class Plan:
                     yield workload, temperature, concurrency
 
     @property
-    def num_turns(self) -> int:
-        """Turns of one arm in the whole run, the warm-ups included."""
+    def num_laps(self) -> int:
+        """Laps of one arm in the whole run, the warm-ups included."""
         return sum(
-            WARM_UP_TURNS + self.repeats * -(-len(questions) // concurrency)
+            WARM_UP_LAPS + self.repeats * -(-len(questions) // concurrency)
             for workload, _, concurrency in self.cells
             for questions in workload.by_task.values()
         )
@@ -195,7 +195,7 @@ class Experiment:
         runs: ByTask = {task: {name: [] for name in self.servers} for task in tasks}
         repeat = 0
         while self.servers and repeat <= self._plan.repeats:  # 0 is the warm-up
-            count = None if repeat else WARM_UP_TURNS * concurrency
+            count = None if repeat else WARM_UP_LAPS * concurrency
             ask = functools.partial(
                 run_once, self.servers, asker, concurrency=concurrency, first=repeat, tick=tick
             )

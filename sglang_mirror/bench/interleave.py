@@ -48,9 +48,9 @@ def run_once(
         servers: by arm.
         asker: asks them.
         questions: what is asked.
-        concurrency: questions at once, and in a turn.
-        first: which arm begins; the next turn begins with the next.
-        tick: told the arm whose turn is over.
+        concurrency: questions at once, and in a lap.
+        first: which arm begins; the next round begins with the next.
+        tick: told the arm whose lap is over.
 
     Raises:
         ArmError: a server refused, or did not answer in time.
@@ -59,9 +59,9 @@ def run_once(
     laps: dict[str, list[Lap]] = {name: [] for name in servers}
     names = list(servers)
     with ThreadPoolExecutor(concurrency) as pool:
-        for turn, start in enumerate(range(0, len(questions), concurrency)):
+        for number, start in enumerate(range(0, len(questions), concurrency)):
             some = questions[start : start + concurrency]
-            offset = (first + turn) % len(names)
+            offset = (first + number) % len(names)
             for name in names[offset:] + names[:offset]:
                 laps[name].append(_lap(pool, name, servers[name], asker, some))
                 tick(name)

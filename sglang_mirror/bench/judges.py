@@ -75,17 +75,17 @@ def fastest_of(*arms: str, **facts: Any) -> Judge:
     return judge
 
 
-def at_least(least: float, figure: Figure, said: str = "{:.2f}") -> Judge:
-    return _judged(figure, said, lambda value: yes_no(value >= least))
+def at_least(least: float, figure: Figure) -> Judge:
+    return _judged(figure, "{:.2f}", lambda value: yes_no(value >= least))
 
 
 def at_most(most: float, figure: Figure, said: str = "{:.2f}") -> Judge:
     return _judged(figure, said, lambda value: yes_no(value <= most))
 
 
-def stated(figure: Figure, said: str = "{:.2f}") -> Judge:
+def stated(figure: Figure) -> Judge:
     """A figure that had only to be told."""
-    return _judged(figure, said, lambda _value: "stated")
+    return _judged(figure, "{:.2f}", lambda _value: "stated")
 
 
 def _judged(figure: Figure, said: str, word: Callable[[float], str]) -> Judge:

@@ -29,7 +29,7 @@ Expected = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """How long, by how many clients, with which faults of the draft (names of `soak.FAULTS`)."""
 
     minutes: float
@@ -81,7 +81,7 @@ class Load:
             `sampled` ones and those whose client `left`.
     """
 
-    def __init__(self, url: str, expected: Expected, plan: Plan) -> None:
+    def __init__(self, url: str, expected: Expected, plan: LoadPlan) -> None:
         self._url, self._expected, self._plan = url, expected, plan
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter(dict.fromkeys(("requests", "lost", "wrong_text"), 0))

@@ -32,11 +32,11 @@ def measured(args: argparse.Namespace) -> Output:
     output = Output.resumed(args.json) if args.resume else Output(args.json)
     end_on_sigterm()
     ran: list[tuple[Arm, Plan, Setup]] = []
-    with tqdm(total=sum(plan.num_turns * len(plan.arms) for plan, _ in plans), unit="turn") as bar:
+    with tqdm(total=sum(plan.num_laps * len(plan.arms) for plan, _ in plans), unit="lap") as bar:
         for plan, setup in plans:
             names = [arm.name for arm in plan.arms]
             if output.has(plan, setup.target, names):
-                bar.update(plan.num_turns * len(names))
+                bar.update(plan.num_laps * len(names))
                 continue
             bar.set_description(f"starting {len(names)} servers")
             with Experiment(plan, setup, logs) as experiment:

@@ -26,11 +26,11 @@ def rollouts(content: dict[str, Any]) -> str:
 
     def rows() -> Iterator[list[str]]:
         for how, found in timed.items():
-            forwards = (found["forward_ms"][rows]["median"] for rows in ("1", "16", "64", "128"))
+            forwards = (found["forward_ms"][count]["median"] for count in ("1", "16", "64", "128"))
             row = [how, *(number(each) for each in forwards), number(found["draft_ms"]["median"])]
             yield [*row, number(found.get("service_ms", {}).get("median"))] if served else row
 
-    head = ["", *(f"{rows} rows" for rows in (1, 16, 64, 128))]
+    head = ["", *(f"{count} rows" for count in (1, 16, 64, 128))]
     head.append(f"{content['roots']} roots, {content['gamma']} deep")
     head += ["a step of the service"] if served else []
     facts = (

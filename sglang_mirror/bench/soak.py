@@ -26,7 +26,7 @@ from sglang_mirror.bench import arms
 from sglang_mirror.bench.arm_specs import OWN, Setup, parse_arm
 from sglang_mirror.bench.arms import Arm, Cores
 from sglang_mirror.bench.client import complete, payload
-from sglang_mirror.bench.load import Expected, Load, Plan, Span, expected_of
+from sglang_mirror.bench.load import Expected, Load, LoadPlan, Span, expected_of
 from sglang_mirror.bench.output import write_results
 from sglang_mirror.bench.pair import ROOT, embedded_pair
 from sglang_mirror.bench.server import Server, end_on_sigterm
@@ -44,7 +44,7 @@ AS_SERVED = ("--chunked-prefill-size", "128", "--skip-server-warmup", "--log-lev
 ALWAYS = "mirror:speculate=always"
 
 
-def soak(server: Server, expected: Expected, plan: Plan) -> dict[str, Any]:
+def soak(server: Server, expected: Expected, plan: LoadPlan) -> dict[str, Any]:
     """Load a server that has its draft.
 
     Returns:
@@ -98,7 +98,7 @@ def _over_time(memory: Sequence[tuple[float, float]], seconds: float) -> dict[st
     return found
 
 
-def _strike(server: Server, plan: Plan, span: Span, struck: list[dict[str, Any]]) -> None:
+def _strike(server: Server, plan: LoadPlan, span: Span, struck: list[dict[str, Any]]) -> None:
     """The faults in turn, each once mirror is back from the one before."""
     for fault in itertools.cycle(plan.faults):
         span.wait(BETWEEN_FAULTS_S)
@@ -165,7 +165,7 @@ def main() -> int:
     add("--faults", action="store_true", help="kill, end and stop the draft meanwhile")
     add("--json", type=Path, default=Path("out/soak.json"), help="where the result goes")
     args = parser.parse_args()
-    plan = Plan(args.minutes, args.clients, args.seed, tuple(FAULTS) if args.faults else ())
+    plan = LoadPlan(args.minutes, args.clients, args.seed, tuple(FAULTS) if args.faults else ())
     end_on_sigterm()
     try:
         setup = Setup(embedded_pair(), Cores.one_each(), TUNED[OWN])

@@ -16,9 +16,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return aligned([HEAD, *(_row(entry) for entry in results)])
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None) -> str:
     """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def interval(ratio: Mapping[str, float | None]) -> tuple[float, float] | None:

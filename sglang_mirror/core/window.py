@@ -50,10 +50,6 @@ class Window:
     def root(self) -> int:
         return self.tokens[0]
 
-    @property
-    def is_chain(self) -> bool:
-        return self.parents == tuple(range(-1, len(self.tokens) - 1))
-
     def children(self, node: int) -> tuple[int, ...]:
         """Nodes whose parent is `node`, in the order in which verification tries them."""
         return tuple(i for i in range(node + 1, len(self.tokens)) if self.parents[i] == node)

@@ -211,7 +211,9 @@ def _problems(args: argparse.Namespace) -> list[str]:
         insecure_flag="--insecure-tcp",
     )
     if "/" in args.model and is_missing(args.model):  # one word may be a name that the hub knows
-        problems.append(f"--model {args.model}: no such model folder")
+        problems.append(
+            f"--model {args.model}: no such model folder; name one that exists, or a model of the hub"
+        )
     for option in ("rows", "rows_after_signal", "prefill_rows"):
         if (value := getattr(args, option)) is not None and value < 1:
             problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
@@ -220,7 +222,7 @@ def _problems(args: argparse.Namespace) -> list[str]:
     if args.threads < 0:
         problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")
     if args.trace is not None and not args.trace.parent.is_dir():
-        problems.append(f"--trace {args.trace}: there is no folder {args.trace.parent}")
+        problems.append(f"--trace {args.trace}: there is no folder {args.trace.parent}; make it")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Starts a draft process and keeps it: standard library only, for the server and the bench."""
+"""Starts a draft process and keeps it: standard library only, for the server that it drafts for."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ MOST_BEATS = 2
 
 
 @dataclass(slots=True)
-class Work:
+class Part:
     """One request's part of a forward."""
 
     target: Target
@@ -120,7 +120,7 @@ class Scheduler:
             target.identity for target, session in sessions if session.awaited and not session.num_prefill
         }
         demands = self._rollouts(sessions, waiting)
-        work = [Work(each.target, each.session, *each.session.rows(each.tips)) for each in demands]
+        work = [Part(each.target, each.session, *each.session.rows(each.tips)) for each in demands]
         room = self._room(targets, work)
         chunk = self._prefills(sessions, room, awaited=bool(waiting))
         whole = sum(len(each.segment.tokens) for each in chunk) == room
@@ -151,7 +151,7 @@ class Scheduler:
             demands[order].tips.append(tip)
         return demands.values()
 
-    def _room(self, targets: Iterable[Target], rollouts: Sequence[Work]) -> int:
+    def _room(self, targets: Iterable[Target], rollouts: Sequence[Part]) -> int:
         """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it.
 
         Beside rollouts they are what these leave of the rows that the backend computes at once: a second go
@@ -166,7 +166,7 @@ class Scheduler:
 
     def _prefills(
         self, sessions: Sequence[tuple[Target, Session]], room: int, *, awaited: bool
-    ) -> list[Work]:
+    ) -> list[Part]:
         """Prompt tokens, `room` of them if there are so many."""
         prompts = [entry for entry in sessions if entry[1].num_prefill]
         self._forwards_since_prefill += 1
@@ -183,10 +183,10 @@ class Scheduler:
                 break
             room -= count
             segment = session.prefill(count)
-            work.append(Work(target, session, segment, session.prefill_targets()))
+            work.append(Part(target, session, segment, session.prefill_targets()))
         return work
 
-    def _reserve(self, work: Iterable[Work]) -> tuple[list[Work], list[tuple[Target, Session, str]]]:
+    def _reserve(self, work: Iterable[Part]) -> tuple[list[Part], list[tuple[Target, Session, str]]]:
         """Make room for every request's KV: what does not fit fails alone, and not within the forward."""
         fitting, failed = [], []
         for each in work:
@@ -197,7 +197,7 @@ class Scheduler:
                 failed.append((each.target, each.session, reason(error)))
         return fitting, failed
 
-    def _forward(self, work: Sequence[Work], *, whole_chunk: bool) -> None:
+    def _forward(self, work: Sequence[Part], *, whole_chunk: bool) -> None:
         num_candidates = max(each.target.settings.kappa for each in work) + 1
         start_s = time.monotonic()
         try:

@@ -21,7 +21,7 @@ class Node:
         token: its id.
         parent: the node before it; None for the root.
         position: its place in the text, from 0.
-        slot: where its KV is; NOT_COMPUTED until a forward has had it.
+        slot: where its KV is; NOT_COMPUTED until it goes into a forward.
         seen: the tree slots it attends to, its own included: bit i stands for slot `base + i`.
         candidates: the draft's next tokens after it, once computed and asked for.
         streamed: whether a streaming draft is asked for more than the next token.
@@ -94,7 +94,7 @@ class TokenTree:
         return len(self.committed) - self.num_computed
 
     def fill(self, count: int) -> None:
-        """The next `count` committed tokens have been computed."""
+        """The next `count` committed tokens go into a forward; from now on they count as computed."""
         self.num_computed += count
         self.num_slots += count
         if not self.num_pending:

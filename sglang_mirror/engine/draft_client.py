@@ -267,7 +267,7 @@ class DraftClient:
         self.draft = message
         self._epoch += 1
         self._liveness.ready(time.monotonic())
-        self.counters.connections += 1
+        self.counters.connect()
         logger.info("mirror: draft %s on %s is ready (pid %d)", message.draft, message.device, message.pid)
 
     def _take_window(self, message: FreshWindow) -> None:

@@ -12,7 +12,8 @@ from sglang_mirror_kernels.select import exit_topk
 
 # Logits [N, V'] of hidden states [N, width] of a batch.
 Reader = Callable[[torch.Tensor, Any], torch.Tensor]
-Candidates = tuple[torch.Tensor, torch.Tensor]
+# Token ids, most probable first, and log-probabilities, [N, kappa] each.
+TopKappa = tuple[torch.Tensor, torch.Tensor]
 
 
 class ExitHead:
@@ -51,7 +52,7 @@ class ExitHead:
             tokens, *rest = exit_topk(logits, children, self._kappa)
         return torch.cat((tokens.int(), *(values.view(torch.int32) for values in rest)), 1)
 
-    def merge(self, found: torch.Tensor) -> Candidates:
+    def merge(self, found: torch.Tensor) -> TopKappa:
         """What all ranks found, together.
 
         Args:

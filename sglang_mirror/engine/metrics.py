@@ -8,6 +8,8 @@ from typing import Any
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.protocol.messages import Work
 
+NO_WORK = Work(0.0, 0, 0)
+
 
 @dataclass(slots=True)
 class Counters:
@@ -55,10 +57,19 @@ class Counters:
     cycle_ms: float = 0.0
     connections: int = 0
     restarts: int = 0
+    _told: Work = field(default=NO_WORK, init=False, repr=False)  # by the draft that is ready now
+
+    def connect(self) -> None:
+        """A draft has become ready, and counts its work from nothing."""
+        self.connections += 1
+        self._told = NO_WORK
 
     def take_work(self, work: Work) -> None:
         """What the draft says that it has done since it became ready."""
-        self.busy_ms, self.draft_windows, self.draft_forwards = work.busy_ms, work.windows, work.forwards
+        self.busy_ms += work.busy_ms - self._told.busy_ms
+        self.draft_windows += work.windows - self._told.windows
+        self.draft_forwards += work.forwards - self._told.forwards
+        self._told = work
 
     def count_step(self, *, num_committed: int, with_window: bool, hit: Branch | None) -> None:
         self.steps += 1
@@ -68,11 +79,15 @@ class Counters:
         if hit is not None:
             self.hits[hit.source] += 1
 
+    def counts(self) -> dict[str, Any]:
+        """Every counter by its name."""
+        return {name: value for name, value in asdict(self).items() if name != "_told"}
+
     def report(self) -> dict[str, Any]:
         """Counts and the ratios made of them; a ratio of nothing is 0."""
         hits = self.hits["draft"] + self.hits["exit"]
         return {
-            **asdict(self),
+            **self.counts(),
             "accept_len": _ratio(self.committed, self.steps),
             "hit_rate": {
                 "all": _ratio(hits, self.steps),

@@ -212,6 +212,8 @@ class LeadingRank:
             hits = self._look_up(windows, committed)
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
         self._count(windows, committed, hits)
+        if self._metrics is not None:
+            self._metrics.tick(ready=self._client.peer is Peer.READY)
         if self._trace:
             self._write_trace(windows, committed, hits, times)
 
@@ -254,8 +256,6 @@ class LeadingRank:
 
     def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
         self._counters.batches += 1
-        if self._metrics is not None:
-            self._metrics.tick(ready=self._client.peer is Peer.READY)
         for window, tokens, hit in zip(windows, committed, hits, strict=True):
             self._counters.count_step(num_committed=len(tokens), with_window=window is not None, hit=hit)
 

@@ -20,7 +20,7 @@ DEFAULT_GAMMA = 5
 # SGLang's own default for its built-in drafts: verification reserves room for every running request.
 DEFAULT_MAX_RUNNING_REQUESTS = 48
 
-# (field of SGLang's settings, value it has when off, what to say)
+# Field of SGLang's settings, whether a value of it is refused, why and what to do.
 REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable_lora", bool, "LoRA adapters change the target request by request; serve without --enable-lora"),
     ("lora_paths", bool, "LoRA adapters change the target request by request; serve without --lora-paths"),
@@ -29,7 +29,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda size: (size or 1) > 1,
         "pipeline parallelism has no one layer loop to tap; use --pp-size 1",
     ),
-    ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet"),
+    ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet; serve without it"),
     ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
     (
@@ -41,7 +41,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "speculative_use_rejection_sampling",
         bool,
-        "mirror verifies by exact match and ships no draft probabilities",
+        "mirror verifies by exact match and ships no draft probabilities; serve without it",
     ),
     (
         "enable_custom_logit_processor",
@@ -56,7 +56,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "disaggregation_mode",
         lambda mode: mode not in (None, "null"),
-        "disaggregated prefill is not supported yet",
+        "disaggregated prefill is not supported yet; serve without it",
     ),
 )
 
@@ -98,8 +98,8 @@ def problems(args: Any) -> list[str]:
     """Every reason why these settings cannot be served, each with the setting, its value and the remedy."""
     found = [
         f"--{name.replace('_', '-')} {getattr(args, name)}: {why}"
-        for name, is_on, why in REFUSED
-        if is_on(getattr(args, name, None))
+        for name, is_refused, why in REFUSED
+        if is_refused(getattr(args, name, None))
     ]
     found += _window_problems(args) + _attention_problems(args)
     try:
@@ -231,7 +231,10 @@ def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
     if not model:
         return ["--speculative-draft-model-path is missing: name the draft model, or --mirror-draft-endpoint"]
     if is_missing(model):
-        return [f"--speculative-draft-model-path {model!r}: no such model folder"]
+        return [
+            f"--speculative-draft-model-path {model!r}: no such model folder; name one that exists, or a "
+            "model of the hub as OWNER/NAME"
+        ]
     # A hub name the draft process looks up.
     return _vocabulary_problems(args.model_path, model) if Path(model).is_dir() else []
 

@@ -136,7 +136,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         """The first half of a step: until the verification has been launched."""
         sampled = not batch.sampling_info.is_all_greedy
         unread = [self._last.unread(req) for req in batch.reqs]
-        windows = self._rank.windows(batch.reqs, unread, self._cycle_s(), sampled=sampled)
+        windows = self._rank.windows(batch.reqs, unread, self._begin_cycle(), sampled=sampled)
         shape = self._widths.of(windows)
         laid = lay_out(windows, shape)
         with self._widths.ready_for(shape):
@@ -177,8 +177,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters.rendezvous_ms += published_ms
         return read_ms + published_ms
 
-    def _cycle_s(self) -> float | None:
-        """Seconds since the last decode step began; None after a prefill."""
+    def _begin_cycle(self) -> float | None:
+        """A decode step begins: seconds since the last one did, which are counted; None after a prefill."""
         now, since = time.monotonic(), self._decoding_since
         self._decoding_since = now
         if since is None:

@@ -18,7 +18,7 @@ from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
 
 T = TypeVar("T")
 
-# Messages queued for a peer that does not read; a step says three, so this is minutes of silence.
+# Messages queued for a peer that does not read: a request's step takes a few, so hundreds of steps.
 HIGH_WATER_MARK = 4096
 # ZeroMQ's own default: a draft that is stopped or swapped out must not be taken for a stranger.
 HANDSHAKE_MS = 30_000

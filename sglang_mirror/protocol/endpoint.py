@@ -56,7 +56,7 @@ def endpoint_problems(
 def _path_problems(endpoint: str) -> list[str]:
     path = endpoint.removeprefix("ipc://")
     if not path:
-        return ["draft endpoint 'ipc://' names no path"]
+        return ["draft endpoint 'ipc://' names no path; give ipc://PATH"]
     if path.startswith("@"):
         return [f"draft endpoint {endpoint!r}: names with @ are open to every user; give the path of a file"]
     return []

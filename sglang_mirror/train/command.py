@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         from sglang_mirror.train.make import make_streaming  # noqa: PLC0415 - what training needs is an extra
     except ImportError as error:
-        raise MirrorError(f"train needs {error.name}: pip install 'sglang-mirror[train]'") from error
+        raise MirrorError(f"train needs {error.name}: pip install '.[train]' in a checkout") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     make_streaming(args)
     sys.stdout.write(f"{args.out}\n")

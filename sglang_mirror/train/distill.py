@@ -104,7 +104,6 @@ def distill(
     own_text: torch.Tensor | None = None,
     *,
     start: Path | None = None,
-    compiled: bool = True,
 ) -> Trainer:
     """Trains the draft through phase `number` of PHASES; its checkpoint is `checkpoint(work, number)`.
 
@@ -120,7 +119,7 @@ def distill(
     target = load_trained(work / "target.pt", target_config())
     for model in (target, draft):
         model.set_attn_implementation(attention.NAME)
-    loss = distillation_loss(draft, target, compiled=compiled)
+    loss = distillation_loss(draft, target, compiled=True)
     trainer = Trainer(draft, loss, windows, plan, checkpoint(work, number))
     trainer.train()
     return trainer

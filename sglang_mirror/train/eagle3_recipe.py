@@ -70,14 +70,15 @@ def measured(folder: Path, target: Qwen3ForCausalLM, data: Path) -> dict[str, An
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def head_acceptance(
-    head: Eagle3Head, target: Qwen3ForCausalLM, prompts: Sequence[list[int]], *, gamma: int = STEPS
+    head: Eagle3Head, target: Qwen3ForCausalLM, prompts: Sequence[list[int]]
 ) -> dict[str, Any]:
-    """Accepted length of a chain of `gamma` tokens at temperature 0, and each position's chance if reached.
+    """Accepted length of a chain of STEPS tokens at temperature 0, and each position's chance if reached.
 
     As in `evaluate`, no rollout is needed: a token is asked for only while all before it agreed with the
     target's own.
     """
-    reached, agreed, steps = [0] * gamma, [0] * gamma, 0
+    gamma, steps = STEPS, 0
+    reached, agreed = [0] * gamma, [0] * gamma
     for ids in prompts:
         prompt = torch.tensor([ids], device=target.device)
         row = torch.cat([prompt, continue_rows(target, prompt, NUM_TOKENS, torch.tensor([0.0]))], 1)

@@ -73,7 +73,7 @@ def _with_lora(base: Any, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise MirrorError("--lora needs peft: pip install 'sglang-mirror[train]'") from error
+        raise MirrorError("--lora needs peft: pip install '.[train]' in a checkout") from error
     return get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
 

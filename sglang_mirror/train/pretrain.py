@@ -70,12 +70,12 @@ def training_windows(work: Path, seed: int) -> Windows:
     )
 
 
-def pretrain(work: Path, plan: Plan, *, start: Path | None = None, compiled: bool = True) -> Trainer:
+def pretrain(work: Path, plan: Plan, *, start: Path | None = None) -> Trainer:
     """Trains the target, from `start`'s if there is one; its checkpoint is `work`/target.pt."""
     model = start_model(start, "target", target_config())
     model.set_attn_implementation(attention.NAME)
     windows = training_windows(work, seed=1)
     for loss_of, until in ((next_token_loss, EXIT_FROM), (next_token_and_exit_loss, 1.0)):
-        trainer = Trainer(model, loss_of(model, compiled=compiled), windows, plan, work / "target.pt")
+        trainer = Trainer(model, loss_of(model, compiled=True), windows, plan, work / "target.pt")
         trainer.train(until=until)
     return trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,15 @@ def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "<svg" in (tmp_path / "after.html").read_text(encoding="utf-8")
     assert "| mirror |" in (tmp_path / "t.md").read_text(encoding="utf-8")
     assert main(["bench", "report", str(tmp_path / "nowhere.json")]) == EXIT_ERROR
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "module"), [("run", 0, "table"), ("compare", 2, "table"), ("report", 1, "report")]
+)
+def test_what_is_not_installed_is_named_with_its_extra(
+    kind: str, files: int, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = f"sglang_mirror.bench.{module}"
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["bench", kind, *["none.json"] * files]) == EXIT_ERROR
+    assert f"bench needs {missing}: pip install '.[bench]' in a checkout" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sglang_mirror.bench.arms import Arm
-from sglang_mirror.bench.experiment import WARM_UP_TURNS, Plan, in_one_line
+from sglang_mirror.bench.experiment import WARM_UP_LAPS, Plan, in_one_line
 from sglang_mirror.bench.workload import Question, Workload
 
 TRACEBACK = """the server ended with status 1:
@@ -48,8 +48,8 @@ def test_in_one_line(failure: str, said: str) -> None:
     assert in_one_line(failure) == said
 
 
-def test_turns_are_counted_task_by_task() -> None:
+def test_laps_are_counted_task_by_task() -> None:
     questions = tuple(Question(task, ("?",), is_chat=True) for task in ("qa", "qa", "qa", "rag"))
     plan = Plan((Arm("plain"),), (Workload("w", questions),), concurrencies=(1, 2), repeats=3)
-    alone, two_at_once = 2 * WARM_UP_TURNS + 3 * 4, 2 * WARM_UP_TURNS + 3 * (2 + 1)
-    assert plan.num_turns == alone + two_at_once
+    alone, two_at_once = 2 * WARM_UP_LAPS + 3 * 4, 2 * WARM_UP_LAPS + 3 * (2 + 1)
+    assert plan.num_laps == alone + two_at_once

@@ -44,13 +44,11 @@ def test_what_is_no_tree_is_refused(tokens: tuple[int, ...], parents: tuple[int,
 def test_chain() -> None:
     window = Window.chain(4, [5, 6])
     assert window == Window((4, 5, 6), (-1, 0, 1))
-    assert window.is_chain
     assert (len(window), window.root) == (3, 4)
-    assert Window.chain(4, []).is_chain
+    assert Window.chain(4, []) == Window((4,), (-1,))
 
 
 def test_tree() -> None:
-    assert not TREE.is_chain
     assert [TREE.children(node) for node in range(6)] == [(1, 2), (3, 4), (5,), (), (), ()]
     assert TREE.child_tokens(0) == {8, 9}
     assert TREE.child_tokens(3) == frozenset()

@@ -167,6 +167,22 @@ def test_what_a_lost_draft_still_says_is_not_believed(make_line: Callable[[float
     assert request.window is None
 
 
+def test_what_a_draft_had_done_before_it_was_lost_still_counts(make_line: Callable[[float], Line]) -> None:
+    """As the time for which it was waited does: the hidden fraction is made of both."""
+    line = make_line(0.2)
+    line.meet()
+    line.peer.say(Beat(0, Work(4.0, 2, 6)))
+    line.peer.say(Beat(0, Work(9.0, 4, 9)))
+    line.until(lambda: line.client.counters.busy_ms == 9.0)
+    line.tick_until(Peer.LOST)
+    line.meet()
+    line.peer.say(Beat(0, Work(1.5, 1, 2)))
+    line.until(lambda: line.client.counters.busy_ms == 10.5)
+    assert (line.client.counters.draft_windows, line.client.counters.draft_forwards) == (5, 11)
+    line.client.counters.waited_ms = 2.1
+    assert line.client.counters.report()["hidden_fraction"] == pytest.approx(0.8)
+
+
 def test_refused_for_good(make_line: Callable[[float], Line]) -> None:
     line = make_line(60.0)
     assert _hello(line) == HELLO

@@ -16,7 +16,7 @@ import torch
 
 from sglang_mirror.engine import shared_memory
 from sglang_mirror.engine.early_exit import DirectExit
-from sglang_mirror.engine.exit_head import Candidates, ExitHead
+from sglang_mirror.engine.exit_head import ExitHead, TopKappa
 from sglang_mirror.engine.mailbox import Mailbox, Place
 from sglang_mirror.engine.shared_memory import attach, create, shared_numbers
 from sglang_mirror.errors import MirrorError
@@ -53,7 +53,7 @@ def whole(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden, head, torch.randint(-1, vocabulary, (NODES, 2), generator=generator)
 
 
-def wanted(step: int) -> Candidates:
+def wanted(step: int) -> TopKappa:
     hidden, head, children = whole(step)
     return exit_topk(hidden @ head.T, children, KAPPA)
 
@@ -75,7 +75,7 @@ def head_of(group: Any, step: Callable[[], int]) -> ExitHead:
     )
 
 
-def assert_wanted(published: list[Candidates]) -> None:
+def assert_wanted(published: list[TopKappa]) -> None:
     assert len(published) == STEPS
     for step, (tokens, logprobs) in enumerate(published, 1):
         wanted_tokens, wanted_logprobs = wanted(step)
@@ -121,7 +121,7 @@ def _by_letters(group: Any) -> list[Any]:
     memory = shared_numbers(group, group.world_size * length, lambda _memory: None)
     places = [Place(each, head.width) for each in memory.view(group.world_size, length)]
     mailbox = Mailbox(places) if group.rank_in_group == 0 else None
-    got: queue.Queue[Candidates] = queue.Queue()
+    got: queue.Queue[TopKappa] = queue.Queue()
     published: list[Any] = []
     for step in range(1, STEPS + 1):
         now[0] = step

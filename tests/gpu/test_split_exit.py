@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_mirror.engine.exit_head import Candidates, ExitHead
+from sglang_mirror.engine.exit_head import ExitHead, TopKappa
 from sglang_mirror.engine.mailbox import Place
 from sglang_mirror.engine.shared_memory import register_with_cuda, shared_numbers
 from sglang_mirror.engine.streamed_exit import StreamedExit
@@ -46,7 +46,7 @@ def _by_graphs(group: Any) -> list[Any]:
         tap.take(hidden + 0, None)
         tap.finish()
 
-    graph, got, published = captured(forward), queue.Queue[Candidates](), []
+    graph, got, published = captured(forward), queue.Queue[TopKappa](), []
     for step in range(1, STEPS + 1):
         states, weights, children = whole(step)
         hidden.copy_(states)
