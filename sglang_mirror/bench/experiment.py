@@ -19,9 +19,9 @@ from sglang_mirror.bench.arm_specs import Setup
 from sglang_mirror.bench.arms import Arm, server
 from sglang_mirror.bench.chat import Asker
 from sglang_mirror.bench.interleave import ArmError, Tick, run_once
-from sglang_mirror.bench.measure import Run, result
 from sglang_mirror.bench.outside import bench_serving
 from sglang_mirror.bench.pair import ROOT
+from sglang_mirror.bench.runs import Run, result
 from sglang_mirror.bench.server import START_TIMEOUT_S, Server, ServerError
 from sglang_mirror.bench.workload import Workload
 from sglang_mirror.errors import REFUSAL, MirrorError, reasons_in

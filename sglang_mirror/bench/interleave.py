@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from sglang_mirror.bench.chat import Asker
-from sglang_mirror.bench.measure import Lap, Run, counters
+from sglang_mirror.bench.runs import Lap, Run, counters
 from sglang_mirror.bench.server import Server
 from sglang_mirror.bench.workload import Question
 from sglang_mirror.errors import MirrorError

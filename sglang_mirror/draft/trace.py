@@ -19,7 +19,7 @@ class Trace:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._file = path.open("w", encoding="utf-8") if path is not None else None
+        self._file = path.open("a", encoding="utf-8") if path is not None else None
         self._lines: list[tuple[float, float, int, int, int]] = []
 
     def forward(

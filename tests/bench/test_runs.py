@@ -9,7 +9,7 @@ import pytest
 
 from sglang_mirror.bench.chat import Answer
 from sglang_mirror.bench.client import Completion
-from sglang_mirror.bench.measure import Lap, Run, counters, result
+from sglang_mirror.bench.runs import Lap, Run, counters, result
 
 
 def answer(tokens: int, seconds: float, first: int = 0, **meta: Any) -> Answer:
