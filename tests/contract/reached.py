@@ -31,7 +31,14 @@ REACHED: dict[str, tuple[str, ...]] = {
         "update_weights_from_ipc",
         "update_weights_from_tensor",
     ),
-    "sglang.srt.model_executor.model_runner.ModelRunner": ("model", "model_config"),
+    "sglang.srt.model_executor.model_runner.ModelRunner": ("attn_backend", "model", "model_config"),
+    **{
+        f"sglang.srt.layers.attention.{name}": ("max_context_len", "max_num_pages", "page_size")
+        for name in (
+            "flashattention_backend.FlashAttentionBackend",
+            "trtllm_mha_backend.TRTLLMHAAttnBackend",
+        )
+    },
     "sglang.srt.configs.model_config.ModelConfig": ("vocab_size",),
     "sglang.srt.speculative.base_spec_worker.BaseSpecWorker": (
         "req_to_token_pool",
