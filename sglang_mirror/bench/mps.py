@@ -56,7 +56,7 @@ def service() -> Iterator[Mapping[str, str]]:
 def _trouble(daemon: subprocess.Popen[bytes], folder: Path, environment: Mapping[str, str]) -> str:
     """Why processes cannot use the service; empty if they can."""
     deadline = time.monotonic() + START_S
-    while not (folder / "control").is_fifo():
+    while not (folder / "control").is_socket():
         if daemon.poll() is not None or time.monotonic() > deadline:
             return f"it did not start: status {daemon.poll()}"
         time.sleep(0.05)

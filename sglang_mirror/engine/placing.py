@@ -8,7 +8,6 @@ and each of the draft's wait for one of them to end.
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +83,7 @@ def hold_target(config: MirrorConfig) -> None:
 
 
 def _mps_runs() -> bool:
-    control = Path(os.environ.get(_PIPES, _USUAL_PIPES)) / "control"
     try:
-        return stat.S_ISFIFO(control.stat().st_mode)
+        return (Path(os.environ.get(_PIPES, _USUAL_PIPES)) / "control").is_socket()
     except OSError:
         return False

@@ -161,10 +161,10 @@ def _window_problems(args: Any) -> list[str]:
 
 
 def _attention_problems(args: Any) -> list[str]:
-    topk, exact = args.speculative_eagle_topk or 1, getattr(args, "enable_deterministic_inference", False)
+    topk, exact = args.speculative_eagle_topk or 1, _chosen(args, "enable_deterministic_inference")
     found = []
     for name in ATTENTION_BACKENDS:
-        backend = getattr(args, name, None)
+        backend = _chosen(args, name)
         given = f"--{name.replace('_', '-')} {backend}"
         if topk > 1 and backend not in (None, *TREE_BACKENDS):
             found.append(
@@ -177,6 +177,14 @@ def _attention_problems(args: Any) -> list[str]:
                 "batch; give fa3 or triton"
             )
     return found
+
+
+def _chosen(args: Any, name: str) -> Any:
+    """A setting as SGLang has resolved it so far; up to 0.5.19 its own choices lie beside the record."""
+    for _, declared in reversed(getattr(args, "_resolved_overrides", None) or ()):
+        if name in declared:
+            return declared[name]
+    return getattr(args, name, None)
 
 
 def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:

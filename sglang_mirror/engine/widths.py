@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
+from sglang_mirror.engine.context_end import make_room
 from sglang_mirror.engine.host import capture_decode_graph, get_context, get_spec
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class CapturedWidths:
     def build(self, group: Any) -> None:
         found, problem, began = None, None, time.monotonic()
         try:
-            found = _captured(self._runner)
+            found = _captured(self._runner, self._shape.num_nodes)
         except Exception as error:  # noqa: BLE001 - what SGLang raises when a capture fails
             problem = str(error).strip() or repr(error)
         problems = [each for each in group.all_gather_object(problem) if each is not None]
@@ -122,13 +123,17 @@ def widths_of(model_runner: Any, shape: WindowShape, *, captured: bool) -> Width
     return CapturedWidths(model_runner, shape) if captured else AnyWidth(shape)
 
 
-def _captured(model_runner: Any) -> _Pair:
-    """An attention backend for the root alone and, where SGLang captures decode steps, graphs with it."""
+def _captured(model_runner: Any, num_nodes: int) -> _Pair:
+    """An attention backend for the root alone and, where SGLang captures decode steps, graphs with it.
+
+    It may be asked behind whole windows of `num_nodes`.
+    """
     before, workspace = _pair(model_runner), model_runner.init_new_workspace
     with _speculating(num_steps=0, topk=1, num_draft_tokens=1):
         try:
             # With memory of its own: what was captured with the other reads that one's.
             model_runner.attn_backend = model_runner._get_attention_backend(init_new_workspace=True)
+            make_room(model_runner.attn_backend, num_nodes)
             return model_runner.attn_backend, capture_decode_graph(model_runner=model_runner).runner
         finally:
             model_runner.init_new_workspace = workspace

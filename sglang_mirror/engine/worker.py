@@ -16,6 +16,7 @@ import torch
 
 from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.engine.context_end import make_room
 from sglang_mirror.engine.early_exit import EarlyExit
 from sglang_mirror.engine.host import (
     BaseSpecWorker,
@@ -95,6 +96,11 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     def draft_worker(self) -> None:
         """No draft model lives in this process."""
         return None
+
+    def init_attention_backends(self) -> None:
+        """SGLang's word between the target's attention and its graphs."""
+        super().init_attention_backends()
+        make_room(self.model_runner.attn_backend, self._shape.num_nodes)
 
     def init_cuda_graphs(self) -> None:
         """SGLang's last word before it serves: the draft has loaded meanwhile, or is waited for."""

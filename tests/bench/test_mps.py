@@ -20,7 +20,9 @@ cd "$CUDA_MPS_PIPE_DIRECTORY"
 if [ "$1" = -f ]; then echo $$ > {pid}; {start}
 else read word; [ "$word" = quit ] && kill "$(cat {pid})"; fi
 """
-STARTS = "mkfifo control; exec sleep 60"
+# Its control is a socket.
+LISTENS = "from socket import *; at = socket(AF_UNIX, SOCK_SEQPACKET); at.bind('control'); at.listen()"
+STARTS = f'exec {sys.executable} -c "{LISTENS}; import time; time.sleep(60)"'
 
 
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, start: str, reaches_gpu: bool) -> Path:

@@ -44,6 +44,13 @@ REACHED: dict[str, tuple[str, ...]] = {
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend": ("verify_mask",),
     "sglang.srt.layers.attention.verify_mask.VerifyMask": ("buffer", "fits"),
     "sglang.srt.runtime_context.RuntimeContext": ("override",),
+    **{
+        f"sglang.srt.layers.attention.{name}": ("max_context_len", "max_num_pages", "page_size")
+        for name in (
+            "flashattention_backend.FlashAttentionBackend",
+            "trtllm_mha_backend.TRTLLMHAAttnBackend",
+        )
+    },
     "sglang.srt.configs.model_config.ModelConfig": ("vocab_size",),
     "sglang.srt.speculative.base_spec_worker.BaseSpecWorker": (
         "req_to_token_pool",

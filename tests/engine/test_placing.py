@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,10 +86,13 @@ def test_a_draft_on_cores_that_wait_for_a_gpu_has_half_of_them(
 
 
 @pytest.fixture
-def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is seen of a Multi-Process Service that runs: its control pipe."""
-    os.mkfifo(tmp_path / "control")
+def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is seen of a Multi-Process Service that runs: the socket that it listens on."""
+    monkeypatch.chdir(tmp_path)  # a socket's path has to be short
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind("control")
+        yield
 
 
 SHARED = {"draft_model": "d", "draft_device": "cuda:0", "draft_share": 25}
@@ -114,11 +119,13 @@ def test_what_a_share_needs(args: dict[str, Any], changed: dict[str, Any], said:
     assert said in "".join(problems)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "a file"])
+@pytest.mark.parametrize("kind", ["nothing", "a file", "a pipe"])
 def test_a_share_needs_the_service(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     if kind == "a file":
         (tmp_path / "control").touch()
+    if kind == "a pipe":
+        os.mkfifo(tmp_path / "control")
     problems = placing.share_problems(arguments(), MirrorConfig(**SHARED))  # type: ignore[arg-type]
     assert len(problems) == 1
     assert "--mirror-draft-share 25: CUDA's Multi-Process Service does not run" in problems[0]

@@ -109,6 +109,18 @@ def test_attention_backends_that_will_do(models: tuple[str, str], changed: dict[
     assert settings.problems(arguments(models, **changed)) == []
 
 
+def test_what_sglang_chose_by_itself_counts(models: tuple[str, str]) -> None:
+    """Up to 0.5.19 a record's fields have what was given until all is resolved."""
+    args = arguments(models, attention_backend=None, enable_deterministic_inference=True)
+    args._resolved_overrides = [
+        ("default", {"attention_backend": "fa3"}),
+        ("deterministic", {"attention_backend": "flashinfer"}),
+        ("later", {"sampling_backend": "pytorch"}),
+    ]
+    [reason] = settings.problems(args)
+    assert reason.startswith("--attention-backend flashinfer: with --enable-deterministic-inference")
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from sglang_mirror.bench.pair import embedded_pair
-from tests.e2e.fleet import LOGS, Fleet, mirror_flags, with_draft
+from tests.e2e.fleet import LOGS, Fleet, mirror_flags
 from tests.e2e.test_law import holds
-from tests.gpu.test_text import HERE, TREE, flags_of
+from tests.gpu.test_text import HERE, START_TIMEOUT_S, TREE, flags_of
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.server,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
 ]
 
@@ -27,7 +27,7 @@ def test_law(window: str) -> None:
     words = mirror_flags(fleet.pair.draft, **HERE, trace=trace)
     try:
         server = fleet.launch("mirror", (*flags_of("triton", dtype="float32"), *shape, *words))
-        holds(with_draft(server), fleet.pair, trace)
+        holds(server.wait(START_TIMEOUT_S).wait_for_draft(), fleet.pair, trace)
     finally:
         left = fleet.stop_all()
     assert not left
