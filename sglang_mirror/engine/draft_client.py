@@ -15,14 +15,14 @@ from collections.abc import Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.verify import Outcome
+from sglang_mirror.engine.draft_line import DraftLine
 from sglang_mirror.engine.incoming import checked_window
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import MAX_FAILURES, UNHELD, Request, Requests
 from sglang_mirror.errors import ProtocolError
 from sglang_mirror.protocol.channel import TargetChannel
-from sglang_mirror.protocol.liveness import Liveness, Peer
+from sglang_mirror.protocol.liveness import Peer
 from sglang_mirror.protocol.messages import (
-    Beat,
     Branches,
     Close,
     Commit,
@@ -32,10 +32,8 @@ from sglang_mirror.protocol.messages import (
     FreshWindow,
     FromDraft,
     Hello,
-    Message,
     Open,
     Ready,
-    Refused,
     Signal,
 )
 
@@ -52,6 +50,10 @@ class DraftClient:
         vocab_size: the target's token ids are below it.
         lost_after_s: silence after which the draft counts as lost.
         counters: where to count.
+
+    Attributes:
+        counters: as given.
+        least: log-probability below which a token does not pay for its row, as every Commit says.
     """
 
     def __init__(
@@ -63,50 +65,44 @@ class DraftClient:
         lost_after_s: float,
         counters: Counters,
     ) -> None:
-        self._channel = channel
-        self._hello = hello
+        self._line = DraftLine(channel, hello, lost_after_s=lost_after_s, counters=counters)
         self._window = functools.partial(checked_window, shape=hello.shape, vocab_size=vocab_size)
         self._lock = threading.RLock()
-        self._liveness = Liveness(timeout_s=lost_after_s)
         self._requests = Requests()
-        self._epoch = 0
         self.counters = counters
-        self.least = -math.inf  # what every Commit says of windows
-        self.draft: Ready | None = None
-        self.refusal: str | None = None
+        self.least = -math.inf
 
     @property
     def peer(self) -> Peer:
-        return self._liveness.state
+        """What is believed of the draft."""
+        return self._line.peer
+
+    @property
+    def draft(self) -> Ready | None:
+        """See `DraftLine`."""
+        return self._line.draft
+
+    @property
+    def refusal(self) -> str | None:
+        """See `DraftLine`."""
+        return self._line.refusal
 
     def tick(self) -> Peer:
         """Read what has come, judge silence, say Hello where it is due. The supervisor calls it regularly."""
         with self._lock:
             self._pump()
-            state = self._liveness.check(time.monotonic())
-            if state in (Peer.UNREACHED, Peer.LOST):
-                self._channel.send(self._hello)
-                if state is Peer.UNREACHED and self._channel.handshake_failed():
-                    self._refuse("what answers at the draft's endpoint is not an sglang-mirror draft")
-            return state
+            return self._line.greet()
 
     def lost(self) -> None:
         """Its process has ended."""
         with self._lock:
-            self._liveness.lost()
-
-    def _refuse(self, reason: str) -> None:
-        self.refusal = reason
-        self._liveness.refused()
-        logger.error("mirror: the draft cannot serve us, requests decode plainly: %s", reason)
-
-    # ---- requests
+            self._line.lost()
 
     def open(self, rid: str, tokens: Sequence[int]) -> None:
         """A prompt is being prefilled: let the draft prefill it too, meanwhile."""
         with self._lock:
             request = self._requests.known(rid)
-            if not request.given_up and (request.tokens != tokens or request.epoch != self._epoch):
+            if not request.given_up and (request.tokens != tokens or request.epoch != self._line.epoch):
                 self._open(request, tokens, window=False)
 
     def committed(self, rid: str, tokens: Sequence[int]) -> Request:
@@ -114,7 +110,7 @@ class DraftClient:
         with self._lock:
             request = self._requests.known(rid)
             known = len(request.tokens)
-            if request.epoch == self._epoch and tokens[:known] == request.tokens:
+            if request.epoch == self._line.epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
                     self._say([Committed(request.stamp, tuple(tokens[known:]), window_len=0)])
@@ -128,12 +124,12 @@ class DraftClient:
         if self.draft is not None and len(tokens) > self.draft.max_len:
             self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
-        request.reopen(self._epoch if self.peer is Peer.READY else UNHELD)
-        self._send(Open(request.stamp, request.rid, tuple(tokens), window))
+        request.reopen(self._line.epoch if self.peer is Peer.READY else UNHELD)
+        self._line.send(Open(request.stamp, request.rid, tuple(tokens), window))
 
     def _give_up(self, request: Request) -> None:
-        if request.epoch == self._epoch:  # its prompt's first chunks were sent
-            self._send(Close((request.number,)))
+        if request.epoch == self._line.epoch:  # its prompt's first chunks were sent
+            self._line.send(Close((request.number,)))
         request.failures = MAX_FAILURES
         request.reopen(UNHELD)
 
@@ -146,16 +142,14 @@ class DraftClient:
         request = self._requests.get(rid)
         if request is None or request.given_up:
             return request
-        return request if (request.epoch, len(request.tokens)) == (self._epoch, committed_len) else None
+        return request if (request.epoch, len(request.tokens)) == (self._line.epoch, committed_len) else None
 
     def close(self, rids: Iterable[str]) -> None:
         """These requests are over, or were never decoded."""
         with self._lock:
             gone = self._requests.drop(rids)
             if gone:
-                self._send(Close(tuple(request.number for request in gone)))
-
-    # ---- one step
+                self._line.send(Close(tuple(request.number for request in gone)))
 
     def collect(self, requests: Sequence[Request], wait_ms: float) -> bool:
         """Wait at most `wait_ms` milliseconds until each request that can expect a window has it.
@@ -176,14 +170,14 @@ class DraftClient:
         return not awaited
 
     def _awaits(self, request: Request) -> bool:
-        ready = self._liveness.check(time.monotonic()) is Peer.READY
-        return ready and request.window is None and request.epoch == self._epoch and request.patient
+        ready = self._line.judge() is Peer.READY
+        return ready and request.window is None and request.epoch == self._line.epoch and request.patient
 
     def wait_for_branches(self, requests: Sequence[Request], phase: int, wait_ms: float) -> None:
         """Lockstep: wait until all branches up to `phase` have come for every request with a window."""
         deadline = time.monotonic() + wait_ms / 1000
         while self.peer is Peer.READY and any(
-            request.phase < phase for request in requests if request.epoch == self._epoch
+            request.phase < phase for request in requests if request.epoch == self._line.epoch
         ):
             if time.monotonic() > deadline:
                 return
@@ -192,7 +186,7 @@ class DraftClient:
     def signal(self, candidates: Sequence[ExitCandidates]) -> None:
         """What the target will probably say, half-way through its forward. From any thread."""
         with self._lock:
-            self._send(Signal(tuple(candidates)))
+            self._line.send(Signal(tuple(candidates)))
 
     def commit(self, steps: Sequence[tuple[Request, Outcome, list[int]]]) -> list[Branch | None]:
         """Commit each request's tokens, look its outcome up and tell the draft; the branches that hit.
@@ -208,7 +202,7 @@ class DraftClient:
                 request.advance(tokens)
                 request.window = branch.window if branch else None
                 hits.append(branch)
-                if request.epoch == self._epoch:
+                if request.epoch == self._line.epoch:
                     window_len = len(branch.window) - 1 if branch else 0
                     said.append(Committed(request.stamp, tuple(tokens), window_len))
             self._say(said)
@@ -216,59 +210,32 @@ class DraftClient:
 
     def _say(self, committed: Sequence[Committed]) -> None:
         if committed:
-            self._send(Commit(tuple(committed), self.least))
-
-    def _send(self, message: Message) -> None:
-        if self.peer is Peer.READY and not self._channel.send(message):
-            logger.warning("mirror: the draft takes no messages; requests decode plainly until it is back")
-            self._liveness.lost()
+            self._line.send(Commit(tuple(committed), self.least))
 
     def receive(self, timeout_ms: float) -> None:
         """Handle what has come, waiting for the first message at most `timeout_ms` milliseconds."""
-        message = self._receive(timeout_ms)
+        message = self._line.read(timeout_ms)
         with self._lock:
             if message is not None:
                 self._handle(message)
             self._pump()
 
     def _pump(self) -> None:
-        while (message := self._receive(0)) is not None:
+        while (message := self._line.read(0)) is not None:
             self._handle(message)
 
-    def _receive(self, timeout_ms: float) -> FromDraft | None:
-        try:
-            return self._channel.receive(max(0, round(timeout_ms)))
-        except ProtocolError as error:
-            self._refuse(str(error))
-            return None
-
     def _handle(self, message: FromDraft) -> None:
-        self._liveness.heard(time.monotonic())
-        if isinstance(message, FreshWindow | Branches | Beat):
-            self.counters.take_work(message.work)
+        self._line.heard(message)
         try:
             match message:
                 case FreshWindow():
                     self._take_window(message)
                 case Branches():
                     self._take_branches(message)
-                case Ready():
-                    self._take_ready(message)
-                case Refused():
-                    self._refuse("; ".join(message.reasons))
                 case Failed():
                     self._take_failure(message)
         except ProtocolError as error:
-            self._refuse(str(error))
-
-    def _take_ready(self, message: Ready) -> None:
-        if self.peer is Peer.READY:
-            return  # the answer to a Hello that we said twice
-        self.draft = message
-        self._epoch += 1
-        self._liveness.ready(time.monotonic())
-        self.counters.connect()
-        logger.info("mirror: draft %s on %s is ready (pid %d)", message.draft, message.device, message.pid)
+            self._line.refuse(str(error))
 
     def _take_window(self, message: FreshWindow) -> None:
         request = self._requests.of(message.stamp)
@@ -292,7 +259,7 @@ class DraftClient:
 
     def _take_failure(self, message: Failed) -> None:
         request = self._requests.of(message.stamp)
-        if request is None or request.epoch != self._epoch:
+        if request is None or request.epoch != self._line.epoch:
             return  # what was said of it before the draft's word had come fails as well
         request.failures += 1
         request.epoch = UNHELD  # opened again at its next step, unless it was given up

@@ -16,6 +16,7 @@ from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.draft import launcher
 from sglang_mirror.draft.launcher import DraftCommand
 from sglang_mirror.engine import supervisor
+from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.errors import DraftError
@@ -99,7 +100,7 @@ def test_settings_that_cannot_work(
     monkeypatch.setattr(DraftCommand, "arguments", lambda _self, _pid: [sys.executable, "-c", code])
     found = supervised()
     if has_served:
-        found.client.draft = READY
+        monkeypatch.setattr(DraftClient, "draft", READY)
         until(lambda: log.is_file() and len(log.read_text()) > 1)
         assert found._failure is None
         return
