@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.growth import WindowShape
-from sglang_mirror.core.policy import Policy
 from sglang_mirror.core.roots import phase_budgets
+from sglang_mirror.core.speculation import Speculation
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
-from sglang_mirror.core.worth import Worth
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.metrics import Counters
@@ -30,15 +29,6 @@ from sglang_mirror.protocol.liveness import Peer
 LOCKSTEP_WAIT_MS = 5000.0
 Windows = list[Window | None]
 NOBODY = 0  # requests are numbered from 1
-
-
-class _Step(NamedTuple):
-    """A decode step; how long it took is known when the next begins."""
-
-    batch: int = 0  # requests
-    sampled: bool = False  # whether any of them draws its tokens
-    speculated: bool = False  # whether any had a window, or was waited for
-    tokens: int = 0  # committed
 
 
 class FollowingRank:
@@ -136,12 +126,12 @@ class LeadingRank:
         self._prefilled: dict[str, Any] = {}
         # A trace shows every step's window, and all of it.
         traced = config.lockstep or config.trace is not None
-        self._policy = None if traced or config.speculate == "always" else Policy()
-        self._worth = None if traced or not resizable or config.window_end == "full" else Worth()
+        self._speculation = Speculation(
+            may_rest=not traced and config.speculate != "always",
+            may_end=not traced and resizable and config.window_end != "full",
+        )
         self._requests: list[Request] = []
-        self._sampled = False  # whether the running step draws tokens
-        self._in_vain = False  # whether it has waited for a window that did not come
-        self._last = _Step()
+        self._in_vain = False  # whether the running step has waited for a window that did not come
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
@@ -171,11 +161,9 @@ class LeadingRank:
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
             sampled: whether any of them draws its tokens.
         """
-        if cycle_s is not None:
-            self._learn(cycle_s)
-        self._requests, self._sampled, self._in_vain = [], sampled, False
+        self._requests, self._in_vain = [], False
         ours: Windows = [None] * len(reqs)
-        if self._policy is None or self._policy.choose(len(reqs), sampled=sampled):
+        if self._speculation.begin(len(reqs), sampled=sampled, cycle_s=cycle_s):
             self._requests = [self._request_of(*pair) for pair in zip(reqs, unread, strict=True)]
             if self._config.miss == "wait":
                 self._in_vain = not self._client.collect(self._requests, self._config.miss_wait_ms)
@@ -199,15 +187,17 @@ class LeadingRank:
 
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
         """
-        speculated = any(windows) or self._in_vain
-        self._last = _Step(len(committed), self._sampled, speculated, sum(map(len, committed)))
+        self._speculation.end(
+            rows=num_rows,
+            seconds=times[1] - times[0],
+            speculated=any(windows) or self._in_vain,
+            tokens=sum(map(len, committed)),
+        )
+        self._client.least = self._speculation.least
         live = [place for place, tokens in enumerate(committed) if tokens]
         windows, committed = [windows[place] for place in live], [committed[place] for place in live]
         self._requests = [self._requests[place] for place in live if self._requests]
         hits: list[Branch | None] = [None] * len(committed)
-        if self._worth is not None:
-            self._worth.verified(num_rows, times[1] - times[0])
-            self._client.least = self._worth.least
         if self._requests:
             hits = self._look_up(windows, committed)
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
@@ -216,12 +206,6 @@ class LeadingRank:
             self._metrics.tick(ready=self._client.peer is Peer.READY)
         if self._trace:
             self._write_trace(windows, committed, hits, times)
-
-    def _learn(self, cycle_s: float) -> None:
-        if self._policy is not None:
-            self._policy.learn(seconds=cycle_s, **self._last._asdict())
-        if self._worth is not None and self._last.speculated:
-            self._worth.stepped(self._last.tokens, cycle_s)
 
     def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
         if self._config.lockstep:
@@ -243,9 +227,8 @@ class LeadingRank:
             self._metrics.publish(ready=self._client.peer is Peer.READY)
 
     def report(self) -> dict[str, Any]:
-        policy = self._policy.report() if self._policy is not None else {}
-        least = math.exp(self._client.least)
-        return {**self._supervisor.report(), "speculating": policy, "least_chance": least}
+        found = {"speculating": self._speculation.report(), "least_chance": math.exp(self._client.least)}
+        return {**self._supervisor.report(), **found}
 
     def _request_of(self, req: Any, unread: Sequence[int]) -> Request:
         if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that

@@ -1,0 +1,50 @@
+"""Both judgements together: each step is learned from when the next begins, unless a prefill came between."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sglang_mirror.core.policy import first_pause
+from sglang_mirror.core.speculation import Speculation
+
+SECONDS = {True: 0.040, False: 0.006}
+TOKENS = {True: 3, False: 1}
+
+
+def play(judge: Speculation, steps: int, *, prefills: bool = False) -> list[bool]:
+    """A text that is not worth speculating for; what was chosen, step by step."""
+    chosen, took = [], None
+    for step in range(steps):
+        speculate = judge.begin(1, sampled=False, cycle_s=None if prefills else took)
+        rows = 2 + step % 7 if speculate else 1
+        judge.end(rows=rows, seconds=0.003 * rows, speculated=speculate, tokens=TOKENS[speculate])
+        took = SECONDS[speculate]
+        chosen.append(speculate)
+    return chosen
+
+
+def test_rests_where_it_does_not_pay() -> None:
+    judge = Speculation(may_rest=True, may_end=True)
+    chosen = play(judge, 500)
+    assert chosen[: first_pause(1)] == [True] * first_pause(1)
+    assert chosen.count(True) < 100
+    assert judge.report()["greedy"] == {"1": False}
+
+
+def test_windows_end_where_a_row_does_not_pay() -> None:
+    judge = Speculation(may_rest=False, may_end=True)
+    assert all(play(judge, 100))
+    assert math.exp(judge.least) == pytest.approx(0.003 * TOKENS[True] / SECONDS[True])
+    assert judge.report() == {}
+
+
+def test_neither_if_neither_may_be() -> None:
+    judge = Speculation(may_rest=False, may_end=False)
+    assert all(play(judge, 500))
+    assert judge.least == -math.inf
+
+
+def test_a_step_before_a_prefill_tells_nothing() -> None:
+    assert all(play(Speculation(may_rest=True, may_end=True), 500, prefills=True))
