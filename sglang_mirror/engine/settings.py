@@ -49,6 +49,17 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "SGLang's verification does not call custom processors; serve without it",
     ),
     (
+        "enable_return_hidden_states",
+        bool,
+        "SGLang's verification keeps none: an answer would have its prompt's only; serve without it",
+    ),
+    (
+        "enable_streaming_session",
+        bool,
+        "after a verification SGLang takes a turn's last token for computed, and the next turn's text is "
+        "wrong; serve without it",
+    ),
+    (
         "rl_on_policy_target",
         bool,
         "sampled tokens would be drawn from other numbers than the plain server's; serve without it",

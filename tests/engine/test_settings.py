@@ -121,6 +121,8 @@ def test_attention_backends_that_will_do(models: tuple[str, str], changed: dict[
         ({"cuda_graph_backend_decode": "breakable"}, "give full or disabled"),
         ({"speculative_use_rejection_sampling": True}, "--speculative-use-rejection-sampling"),
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
+        ({"enable_return_hidden_states": True}, "--enable-return-hidden-states"),
+        ({"enable_streaming_session": True}, "--enable-streaming-session"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode decode"),
         ({"rl_on_policy_target": "fsdp"}, "--rl-on-policy-target fsdp"),
         (
