@@ -29,6 +29,11 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda size: (size or 1) > 1,
         "pipeline parallelism has no one layer loop to tap; use --pp-size 1",
     ),
+    (
+        "tokenizer_worker_num",
+        lambda num: (num or 1) > 1,
+        "SGLang's tokenizer processes load no plugins and do not know mirror; use --tokenizer-worker-num 1",
+    ),
     ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet"),
     ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),

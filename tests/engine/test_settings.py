@@ -115,6 +115,7 @@ def test_attention_backends_that_will_do(models: tuple[str, str], changed: dict[
         ({"enable_lora": True}, "--enable-lora True"),
         ({"lora_paths": ["x"]}, "--lora-paths"),
         ({"pp_size": 2}, "--pp-size 2"),
+        ({"tokenizer_worker_num": 2}, "use --tokenizer-worker-num 1"),
         ({"enable_dp_attention": True}, "--enable-dp-attention"),
         ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
         ({"enable_torch_compile": True}, "--enable-torch-compile"),
