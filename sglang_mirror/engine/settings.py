@@ -49,6 +49,21 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "mirror verifies by exact match and ships no draft probabilities",
     ),
     (
+        "speculative_accept_threshold_single",
+        lambda threshold: threshold not in (None, 1.0),
+        "mirror accepts the target's own tokens only; serve without it",
+    ),
+    (
+        "speculative_accept_threshold_acc",
+        lambda threshold: threshold not in (None, 1.0),
+        "mirror accepts the target's own tokens only; serve without it",
+    ),
+    (
+        "speculative_draft_model_revision",
+        lambda revision: revision not in (None, "main"),
+        "the draft process loads the main one; give --speculative-draft-model-path a folder of that revision",
+    ),
+    (
         "enable_custom_logit_processor",
         bool,
         "SGLang's verification does not call custom processors; serve without it",
