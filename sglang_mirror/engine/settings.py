@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import placing, probe
+from sglang_mirror.engine.refused import REFUSED
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import TARGET_KEY, endpoint_problems
 from sglang_mirror.protocol.vocabulary import is_missing, vocabulary_fingerprint
@@ -19,46 +19,6 @@ ALGORITHM = "MIRROR"
 DEFAULT_GAMMA = 5
 # SGLang's own default for its built-in drafts: verification reserves room for every running request.
 DEFAULT_MAX_RUNNING_REQUESTS = 48
-
-# Field of SGLang's settings, whether a value of it is refused, why and what to do.
-REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("enable_lora", bool, "LoRA adapters change the target request by request; serve without --enable-lora"),
-    ("lora_paths", bool, "LoRA adapters change the target request by request; serve without --lora-paths"),
-    (
-        "pp_size",
-        lambda size: (size or 1) > 1,
-        "pipeline parallelism has no one layer loop to tap; use --pp-size 1",
-    ),
-    ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet; serve without it"),
-    ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
-    ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
-    (
-        "cuda_graph_backend_decode",
-        lambda backend: backend not in (None, "full", "disabled"),
-        "the early exit is captured in full graphs only; give full or disabled",
-    ),
-    ("speculative_adaptive", bool, "it switches between SGLang's own drafts; serve without it"),
-    (
-        "speculative_use_rejection_sampling",
-        bool,
-        "mirror verifies by exact match and ships no draft probabilities; serve without it",
-    ),
-    (
-        "enable_custom_logit_processor",
-        bool,
-        "SGLang's verification does not call custom processors; serve without it",
-    ),
-    (
-        "rl_on_policy_target",
-        bool,
-        "sampled tokens would be drawn from other numbers than the plain server's; serve without it",
-    ),
-    (
-        "disaggregation_mode",
-        lambda mode: mode not in (None, "null"),
-        "disaggregated prefill is not supported yet; serve without it",
-    ),
-)
 
 ATTENTION_BACKENDS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
 # Those that show a node its own path only. Others would let it see its siblings too, and say nothing.
