@@ -31,12 +31,10 @@ MOST_TOGETHER, LEAST_TOGETHER = 4, 2
 BESIDES_GIB = 6.0
 BYTES_OF_BF16 = 2
 SMALL_TIMEOUT_S = 600.0
-SERVED = (
-    *("--device", "cuda", "--dtype", "bfloat16", "--timeline", "--start-timeout", "600"),
-    "--server-flags",
-    # Each server needs almost all that the others leave, for the KV pool has its size by tokens.
-    "--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 8 --mem-fraction-static 0.97",
-)
+SERVED = ("--device", "cuda", "--dtype", "bfloat16", "--timeline", "--start-timeout", "600")
+# Each server needs almost all that the others leave, for the KV pool has its size by tokens.
+FLAGS = "--disable-prefill-cuda-graph --mem-fraction-static 0.97"
+LEAST_CAPTURED = 8  # the largest batch that is captured, unless more are asked at once
 # What SGLang asks for by itself may not be installed: on Hopper fa3, a gigabyte of kernels.
 WITHOUT_FA3 = "--attention-backend triton --sampling-backend pytorch"
 
@@ -105,6 +103,7 @@ def main() -> int:
     add("--shapes", nargs="*", default=SHAPES, help="TARGET+DRAFT, or nothing (default: %(default)s)")
     add("--arms", type=int, help="only the first so many, the most wanted (default: all)")
     add("--questions", type=int, default=8, help="default: %(default)s")
+    add("--concurrency", type=int, nargs="+", default=[1], help="questions at once (default: 1)")
     add("--tokens", type=int, default=128, help="most new tokens of each (default: %(default)s)")
     add("--server-flags", default="", help="further flags of every server, in one string")
     add("--out", type=Path, default=Path("out"), help="folder of the results (default: %(default)s)")
@@ -167,19 +166,33 @@ def _printed(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def asked(shape: str, chosen: Sequence[str], args: argparse.Namespace, *, count: int) -> argparse.Namespace:
+    """What `sglang-mirror bench run` is asked for.
+
+    Args:
+        shape: `TARGET+DRAFT`.
+        chosen: the arms, besides the references.
+        args: ours.
+        count: servers at once.
+    """
+    words = ["bench", "run", *SERVED, "--enlarge", shape, "--reference", *REFERENCES, "--arms", *chosen]
+    words += ["--questions", str(args.questions), "--tokens", str(args.tokens), "--together", str(count)]
+    words += ["--concurrency", *map(str, args.concurrency), "--json", str(args.out / "gpu.json"), "--resume"]
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(words)
+    captured = f"--cuda-graph-max-bs-decode {max(LEAST_CAPTURED, *args.concurrency)}"
+    parsed.server_flags = " ".join([FLAGS, captured, "" if usable("fa3") else WITHOUT_FA3, args.server_flags])
+    return parsed
+
+
 def _shape(shape: str, chosen: Sequence[str], args: argparse.Namespace, free_gib: float) -> Iterator[str]:
     """One target's comparison, behind those that the file has already; what did not run."""
     count = together(shape, free_gib)
     if count < LEAST_TOGETHER:
         yield f"{shape} did not run: two servers of it do not fit into {free_gib:.0f} GiB"
         return
-    words = ["bench", "run", *SERVED, "--enlarge", shape, "--reference", *REFERENCES, "--arms", *chosen]
-    words += ["--questions", str(args.questions), "--tokens", str(args.tokens), "--together", str(count)]
-    words += ["--json", str(args.out / "gpu.json"), "--resume"]
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(words)
-    parsed.server_flags += f" {'' if usable('fa3') else WITHOUT_FA3} {args.server_flags}"
+    parsed = asked(shape, chosen, args, count=count)
     try:
         if parsed.run(parsed):
             yield f"{shape}: not every arm ran; the reasons stand above and in gpu.json"

@@ -80,6 +80,21 @@ def test_a_shape_that_does_not_fit_is_named() -> None:
     assert said == "opt-66b+0.6b did not run: two servers of it do not fit into 140 GiB"
 
 
+def test_as_many_are_captured_as_are_asked_at_once() -> None:
+    args = argparse.Namespace(
+        questions=32, tokens=128, concurrency=[1, 32], out=Path("out"), server_flags="--trust-remote-code"
+    )
+    found = gpu.asked("qwen3-14b+0.6b", ["mirror:draft=none"], args, count=3)
+    assert (found.arms, found.concurrency, found.together) == (["mirror:draft=none"], [1, 32], 3)
+    assert found.json == Path("out/gpu.json")
+    assert "--cuda-graph-max-bs-decode 32" in found.server_flags
+    assert found.server_flags.endswith("--trust-remote-code")
+    alone = gpu.asked(
+        "qwen3-14b+0.6b", ["mirror"], argparse.Namespace(**{**vars(args), "concurrency": [1]}), count=3
+    )
+    assert "--cuda-graph-max-bs-decode 8" in alone.server_flags
+
+
 def test_what_fails_is_named_with_its_last_line() -> None:
     with pytest.raises(MirrorError, match=r"No module named sglang_mirror\.nothing"):
         gpu._printed(["sglang_mirror.nothing"])
