@@ -18,7 +18,8 @@ LONGEST_PAUSE, LONGER = 1024, 4
 FIRST_OUTCOMES, TRIAL_OUTCOMES = 16, 10
 # Steps at least: how long they take varies as well. A plain one's tokens do not.
 FEWEST_BETWEEN, FEWEST_TRIED = 6, 4
-# Of a trial's steps not counted besides: a draft that was left alone has to catch up.
+# Of a trial's steps not counted besides, nor of the first ones of all: a draft that was left alone has to
+# catch up, and a first call may compile something.
 SETTLING = {False: 1, True: 2}
 BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
@@ -67,9 +68,10 @@ class _Choice:
     since: int = 0  # steps since the last trial
     pause: int = field(init=False)
     left: int = 0  # steps of the trial that runs
+    unsettled: int = field(init=False)  # steps that do not count yet
 
     def __post_init__(self) -> None:
-        self.pause = first_pause(self.batch)
+        self.pause, self.unsettled = first_pause(self.batch), SETTLING[self.speculating]
 
     def begin_trial_if_due(self) -> None:
         behind = self.other.value > BETTER * self.usual.value
@@ -82,8 +84,11 @@ class _Choice:
 
     def learn(self, tokens: int, seconds: float) -> None:
         if not self.left:
-            self.usual.add(tokens, seconds)
             self.since += 1
+            if self.unsettled:
+                self.unsettled -= 1
+            else:
+                self.usual.add(tokens, seconds)
             return
         tried = self.speculates_next
         self.left -= 1

@@ -28,6 +28,12 @@ def test_speculates_from_the_start_and_soon_tries_the_other_way() -> None:
     assert chosen == [True] * ALONE + [False] * PLAIN_TRIAL + [True]
 
 
+def test_a_first_step_that_compiles_something_is_no_reason() -> None:
+    policy = Policy()
+    play(policy, {True: (4, 30.0)}, 1)
+    assert play(policy, FASTER, 500).count(False) <= 3 * PLAIN_TRIAL
+
+
 def test_trials_become_rare_where_speculation_pays() -> None:
     steps = 20_000
     chosen = play(Policy(), FASTER, steps)
