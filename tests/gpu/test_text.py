@@ -44,6 +44,7 @@ NUM_LIKELY = 5
 START_TIMEOUT_S = 450.0
 NUM_PROMPTS, NUM_TOKENS, CONCURRENCY = 24, 96, 8
 EAGER = ("--disable-decode-cuda-graph",)
+UNCAPTURED = ("--disable-prefill-cuda-graph",)  # sooner started
 TREE = ("--speculative-eagle-topk", "3", "--speculative-num-draft-tokens", str(2 * GAMMA))
 # With windows always: left to itself mirror would find a target so small faster without.
 HERE = {"draft_device": "cuda:0", "speculate": "always"}
@@ -56,7 +57,7 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "tree": (TREE, HERE),
 }
 
-# What is left when the draft is away.
+# What is left when the draft is away; and with prefills captured, as SGLang does by itself.
 NO_DRAFT = "no-draft"
 NOBODY = {"draft_endpoint": "ipc:///nonexistent/draft", "start_timeout_s": 1}
 
@@ -76,11 +77,13 @@ class Served:
     ways: dict[str, Server]
 
 
-def flags_of(backend: str, *, dtype: str = "bfloat16") -> tuple[str, ...]:
+def flags_of(
+    backend: str, *, dtype: str = "bfloat16", prefill: Sequence[str] = UNCAPTURED
+) -> tuple[str, ...]:
     return (
         *("--dtype", dtype, "--max-total-tokens", "16384", "--attention-backend", backend),
-        *("--sampling-backend", "pytorch", "--disable-prefill-cuda-graph", "--cuda-graph-max-bs-decode", "8"),
-        *("--max-running-requests", "16", *SERVING),
+        *("--sampling-backend", "pytorch", "--cuda-graph-max-bs-decode", "8"),
+        *("--max-running-requests", "16", *SERVING, *prefill),
     )
 
 
@@ -110,7 +113,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             way: fleet.launch(way, (*flags_of(backend), *more, *mirror_flags(pair.draft, **settings)))
             for way, (more, settings) in WAYS.items()
         }
-        ways[NO_DRAFT] = fleet.launch(NO_DRAFT, (*flags_of(backend), *mirror_flags(None, **NOBODY)))
+        words = (*flags_of(backend, prefill=()), *mirror_flags(None, **NOBODY))
+        ways[NO_DRAFT] = fleet.launch(NO_DRAFT, words)
         yield Served(family, backend, plain, ways)
     finally:
         left = fleet.stop_all()
