@@ -12,12 +12,12 @@ import math
 from dataclasses import dataclass, field
 
 # Steps between trials: the first come early, for until then nobody knows.
-LONGEST_PAUSE, LONGER = 1024, 4
-# A request's step with a window brings one token to a whole window, so it takes some to know; a larger batch
-# has them in fewer steps. These are for a pause between trials, and for a trial.
-FIRST_OUTCOMES, TRIAL_OUTCOMES = 16, 10
-# Steps at least: how long they take varies as well. A plain one's tokens do not.
-FEWEST_BETWEEN, FEWEST_TRIED = 6, 4
+FIRST_PAUSE, LONGEST_PAUSE, LONGER = 16, 1024, 4
+# Of a trial that speculates. A request's step with a window brings one token to a whole window, so it takes
+# some to know; a larger batch has them in fewer steps.
+OUTCOMES = 10
+# Steps of any trial at least: how long they take varies as well. A plain one's tokens do not.
+FEWEST_TRIED = 4
 # Of a trial's steps not counted besides, nor of the first ones of all: a draft that was left alone has to
 # catch up, and a first call may compile something.
 SETTLING = {False: 1, True: 2}
@@ -41,15 +41,10 @@ class Rate:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-def first_pause(batch: int) -> int:
-    """Steps before the first trial, and before one that promises much."""
-    return max(FEWEST_BETWEEN, math.ceil(FIRST_OUTCOMES / batch))
-
-
 def trial(batch: int, *, speculating: bool) -> int:
     """Steps of a trial, those that do not count included."""
-    outcomes = TRIAL_OUTCOMES / batch if speculating else 0
-    return SETTLING[speculating] + max(FEWEST_TRIED, math.ceil(outcomes))
+    steps = math.ceil(OUTCOMES / batch) if speculating else 0
+    return SETTLING[speculating] + max(FEWEST_TRIED, steps)
 
 
 @dataclass(slots=True)
@@ -66,16 +61,16 @@ class _Choice:
     usual: Rate = field(default_factory=Rate)
     other: Rate = field(default_factory=Rate)  # as it was when last tried
     since: int = 0  # steps since the last trial
-    pause: int = field(init=False)
+    pause: int = FIRST_PAUSE
     left: int = 0  # steps of the trial that runs
     unsettled: int = field(init=False)  # steps that do not count yet
 
     def __post_init__(self) -> None:
-        self.pause, self.unsettled = first_pause(self.batch), SETTLING[self.speculating]
+        self.unsettled = SETTLING[self.speculating]
 
     def begin_trial_if_due(self) -> None:
         behind = self.other.value > BETTER * self.usual.value
-        if not self.left and self.since >= (first_pause(self.batch) if behind else self.pause):
+        if not self.left and self.since >= (FIRST_PAUSE if behind else self.pause):
             self.left, self.other = trial(self.batch, speculating=not self.speculating), Rate()
 
     @property
@@ -100,7 +95,7 @@ class _Choice:
     def _decide(self) -> None:
         self.since, self.pause = 0, min(LONGER * self.pause, LONGEST_PAUSE)
         if self.other.value > BETTER * self.usual.value:
-            self.speculating, self.pause = not self.speculating, LONGER * first_pause(self.batch)
+            self.speculating, self.pause = not self.speculating, LONGER * FIRST_PAUSE
             self.usual, self.other = self.other, self.usual
 
 

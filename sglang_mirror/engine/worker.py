@@ -105,7 +105,10 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     def init_cuda_graphs(self) -> None:
         """SGLang's last word before it serves: the draft has loaded meanwhile, or is waited for."""
         super().init_cuda_graphs()
-        if self.config.speculate != "always":
+        server_args = self.server_args
+        # What is built then comes wrapped, and what SGLang builds a second time does not.
+        wrapped = server_args.enable_two_batch_overlap or server_args.enable_pdmux
+        if self.config.speculate != "always" and not wrapped:
             self._widths.build(self._group)
         self._rank.wait_until_ready()
 

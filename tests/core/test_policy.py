@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sglang_mirror.core.policy import LONGEST_PAUSE, Policy, first_pause, trial
+from sglang_mirror.core.policy import FIRST_PAUSE, LONGEST_PAUSE, Policy, trial
 
-ALONE = first_pause(1)
 PLAIN_TRIAL = trial(1, speculating=False)
 Speeds = dict[bool, tuple[int, float]]  # speculating or not: tokens and seconds of a step
 
@@ -24,8 +23,8 @@ def play(policy: Policy, speeds: Speeds, steps: int, batch: int = 1, *, sampled:
 
 
 def test_speculates_from_the_start_and_soon_tries_the_other_way() -> None:
-    chosen = play(Policy(), FASTER, ALONE + PLAIN_TRIAL + 1)
-    assert chosen == [True] * ALONE + [False] * PLAIN_TRIAL + [True]
+    chosen = play(Policy(), FASTER, FIRST_PAUSE + PLAIN_TRIAL + 1)
+    assert chosen == [True] * FIRST_PAUSE + [False] * PLAIN_TRIAL + [True]
 
 
 def test_a_first_step_that_compiles_something_is_no_reason() -> None:
@@ -42,14 +41,13 @@ def test_trials_become_rare_where_speculation_pays() -> None:
 
 
 def test_a_larger_batch_needs_fewer_steps_to_know() -> None:
-    assert [first_pause(batch) for batch in (1, 2, 4, 64)] == [16, 8, 6, 6]
     assert [trial(batch, speculating=True) for batch in (1, 2, 4, 64)] == [12, 7, 6, 6]
     assert [trial(batch, speculating=False) for batch in (1, 2, 4, 64)] == [5, 5, 5, 5]
     chosen = play(Policy(), SLOWER, 300, batch=4)
-    first, again = first_pause(4) + trial(4, speculating=False), trial(4, speculating=True)
-    assert chosen.index(False) == first_pause(4)
-    assert not any(chosen[first_pause(4) : first + 4 * first_pause(4)])
-    assert chosen.count(True) == first_pause(4) + 2 * again, "two trials in so short a time, and brief ones"
+    assert chosen.index(False) == FIRST_PAUSE
+    assert chosen.count(True) == FIRST_PAUSE + trial(4, speculating=True), (
+        "a trial in this time, and a brief one"
+    )
 
 
 def test_gives_up_where_it_does_not() -> None:
@@ -98,9 +96,9 @@ def test_sizes_are_judged_apart_and_so_are_greedy_and_sampled_ones() -> None:
 def test_begins_with_what_smaller_batches_have_come_to() -> None:
     policy = Policy()
     play(policy, SLOWER, 200, batch=2)
-    assert not any(play(policy, SLOWER, first_pause(8), batch=8))
-    assert all(play(policy, FASTER, ALONE, batch=1))
-    assert all(play(policy, FASTER, first_pause(8), batch=8, sampled=True))
+    assert not any(play(policy, SLOWER, FIRST_PAUSE, batch=8))
+    assert all(play(policy, FASTER, FIRST_PAUSE, batch=1))
+    assert all(play(policy, FASTER, FIRST_PAUSE, batch=8, sampled=True))
     assert play(policy, FASTER, 500, batch=8)[-1], "it is tried all the same"
 
 
@@ -109,4 +107,4 @@ def test_steps_that_had_no_windows_tell_nothing() -> None:
     for _ in range(1_000):
         policy.learn(1, sampled=False, speculated=False, tokens=1, seconds=0.001)
     assert policy.choose(1, sampled=False)
-    assert all(play(policy, FASTER, ALONE))
+    assert all(play(policy, FASTER, FIRST_PAUSE))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sglang_mirror.core.policy import first_pause
+from sglang_mirror.core.policy import FIRST_PAUSE
 from sglang_mirror.core.speculation import Speculation
 
 SECONDS = {True: 0.040, False: 0.006}
@@ -28,7 +28,7 @@ def play(judge: Speculation, steps: int, *, prefills: bool = False) -> list[bool
 def test_rests_where_it_does_not_pay() -> None:
     judge = Speculation(may_rest=True, may_end=True)
     chosen = play(judge, 500)
-    assert chosen[: first_pause(1)] == [True] * first_pause(1)
+    assert chosen[:FIRST_PAUSE] == [True] * FIRST_PAUSE
     assert chosen.count(True) < 100
     assert judge.report()["greedy"] == {"1": False}
 
