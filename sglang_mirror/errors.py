@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # How a `SettingsError` reads: a head, and below it a line for each reason.
 REFUSAL = "mirror cannot start:"
@@ -34,3 +35,16 @@ class ProtocolError(MirrorError):
 
 class DraftError(MirrorError):
     """The draft process could not be started or cannot serve the model asked for."""
+
+
+@contextlib.contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """What is imported in here needs what the extra installs; a command is named like its extra.
+
+    Raises:
+        MirrorError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MirrorError(f"{extra} needs {error.name}: pip install '.[{extra}]' in a checkout") from error

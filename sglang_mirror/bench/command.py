@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sglang_mirror.errors import MirrorError
+from sglang_mirror.errors import needing
 
 ARMS = ("plain", "plain:cores=all", "standalone", "eagle3", "serial", "mirror")
 
@@ -77,7 +75,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Measure; 0 if every arm ran and, at temperature 0 in float32, every text is plain decoding's."""
-    with _extra():
+    with needing("bench"):
         from sglang_mirror.bench.measuring import measured  # noqa: PLC0415
         from sglang_mirror.bench.table import cells, table  # noqa: PLC0415
     output = measured(args)
@@ -92,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    with _extra():
+    with needing("bench"):
         from sglang_mirror.bench.output import read_results  # noqa: PLC0415
         from sglang_mirror.bench.table import changes  # noqa: PLC0415
 
@@ -101,7 +99,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    with _extra():
+    with needing("bench"):
         from sglang_mirror.bench.output import read_results  # noqa: PLC0415
         from sglang_mirror.bench.report import html, markdown  # noqa: PLC0415
 
@@ -112,19 +110,6 @@ def _report(args: argparse.Namespace) -> int:
     if args.markdown:
         args.markdown.write_text(markdown(content), encoding="utf-8")
     return 0
-
-
-@contextlib.contextmanager
-def _extra() -> Iterator[None]:
-    """What is imported in here needs what the extra `bench` installs.
-
-    Raises:
-        MirrorError: it is not installed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise MirrorError(f"bench needs {error.name}: pip install '.[bench]' in a checkout") from error
 
 
 def _say(text: str) -> None:

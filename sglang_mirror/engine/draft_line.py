@@ -21,9 +21,12 @@ from sglang_mirror.protocol.messages import (
     Message,
     Ready,
     Refused,
+    Work,
 )
 
 logger = logging.getLogger(__name__)
+
+NO_WORK = Work(0.0, 0, 0)
 
 
 class DraftLine:
@@ -51,6 +54,7 @@ class DraftLine:
         self.draft: Ready | None = None
         self.refusal: str | None = None
         self.epoch = 0
+        self._work = NO_WORK  # that the draft has told of since it became ready
 
     @property
     def peer(self) -> Peer:
@@ -98,7 +102,8 @@ class DraftLine:
         self._liveness.heard(time.monotonic())
         match message:
             case FreshWindow() | Branches() | Beat():
-                self._counters.take_work(message.work)
+                self._counters.add_work(message.work, self._work)
+                self._work = message.work
             case Ready():
                 self._ready(message)
             case Refused():
@@ -110,5 +115,6 @@ class DraftLine:
         self.draft = message
         self.epoch += 1
         self._liveness.ready(time.monotonic())
-        self._counters.connect()
+        self._counters.connections += 1
+        self._work = NO_WORK
         logger.info("mirror: draft %s on %s is ready (pid %d)", message.draft, message.device, message.pid)

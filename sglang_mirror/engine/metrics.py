@@ -8,8 +8,6 @@ from typing import Any
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.protocol.messages import Work
 
-NO_WORK = Work(0.0, 0, 0)
-
 
 @dataclass(slots=True)
 class Counters:
@@ -57,19 +55,12 @@ class Counters:
     cycle_ms: float = 0.0
     connections: int = 0
     restarts: int = 0
-    _told: Work = field(default=NO_WORK, init=False, repr=False)  # by the draft that is ready now
 
-    def connect(self) -> None:
-        """A draft has become ready, and counts its work from nothing."""
-        self.connections += 1
-        self._told = NO_WORK
-
-    def take_work(self, work: Work) -> None:
-        """What the draft says that it has done since it became ready."""
-        self.busy_ms += work.busy_ms - self._told.busy_ms
-        self.draft_windows += work.windows - self._told.windows
-        self.draft_forwards += work.forwards - self._told.forwards
-        self._told = work
+    def add_work(self, said: Work, before: Work) -> None:
+        """What the draft says that it has done since it became ready, and what it had said `before`."""
+        self.busy_ms += said.busy_ms - before.busy_ms
+        self.draft_windows += said.windows - before.windows
+        self.draft_forwards += said.forwards - before.forwards
 
     def count_step(self, *, num_committed: int, with_window: bool, hit: Branch | None) -> None:
         self.steps += 1
@@ -79,15 +70,11 @@ class Counters:
         if hit is not None:
             self.hits[hit.source] += 1
 
-    def counts(self) -> dict[str, Any]:
-        """Every counter by its name."""
-        return {name: value for name, value in asdict(self).items() if name != "_told"}
-
     def report(self) -> dict[str, Any]:
         """Counts and the ratios made of them; a ratio of nothing is 0."""
         hits = self.hits["draft"] + self.hits["exit"]
         return {
-            **self.counts(),
+            **asdict(self),
             "accept_len": _ratio(self.committed, self.steps),
             "hit_rate": {
                 "all": _ratio(hits, self.steps),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from prometheus_client import Counter, Gauge
 
@@ -54,7 +55,7 @@ class Metrics:
     def _values(self) -> list[tuple[tuple[str, str], float]]:
         """(metric, source) and value of every counter."""
         found: list[tuple[tuple[str, str], float]] = []
-        for name, value in self._counters.counts().items():
+        for name, value in asdict(self._counters).items():
             if isinstance(value, dict):
                 found += [((name, source), float(count)) for source, count in value.items()]
             elif name.endswith("_ms"):

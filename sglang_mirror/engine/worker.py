@@ -59,7 +59,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self.counters = Counters()
         captures = self.device != "cpu"
         self._widths = widths_of(self.model_runner, self._shape, captured=captures)
-        self._group = group = get_tp_group()
+        group = get_tp_group()
         self._verifier = Verifier(self, self.device, group)
         self._exit = early_exit(
             self.model_runner.model,
@@ -109,7 +109,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         # What is built then comes wrapped, and what SGLang builds a second time does not.
         wrapped = server_args.enable_two_batch_overlap or server_args.enable_pdmux
         if self.config.speculate != "always" and not wrapped:
-            self._widths.build(self._group)
+            self._widths.build(get_tp_group())
         self._rank.wait_until_ready()
 
     # ---- what SGLang's scheduler calls

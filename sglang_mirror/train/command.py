@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_mirror.errors import MirrorError
+from sglang_mirror.errors import MirrorError, needing
 
 LEAST = {"streams": 1, "layers": 1, "window": 16, "batch_tokens": 16, "lora": 1, "tokens": 1}
 
@@ -48,10 +48,8 @@ def _run(args: argparse.Namespace) -> int:
         folder = getattr(args, name)
         if folder and not (folder / "config.json").is_file():
             raise MirrorError(f"--{name} {folder}: no model folder, it has no config.json")
-    try:
-        from sglang_mirror.train.make import make_streaming  # noqa: PLC0415 - what training needs is an extra
-    except ImportError as error:
-        raise MirrorError(f"train needs {error.name}: pip install '.[train]' in a checkout") from error
+    with needing("train"):
+        from sglang_mirror.train.make import make_streaming  # noqa: PLC0415
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     make_streaming(args)
     sys.stdout.write(f"{args.out}\n")

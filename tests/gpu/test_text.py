@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_mirror.bench.arm_specs import NOBODY
 from sglang_mirror.bench.arms import Pair
 from sglang_mirror.bench.client import Completion, complete_all, payload
 from sglang_mirror.bench.gpu import usable
@@ -59,7 +60,6 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 # What is left when the draft is away; and with prefills captured, as SGLang does by itself.
 NO_DRAFT = "no-draft"
-NOBODY = {"draft_endpoint": "ipc:///nonexistent/draft", "start_timeout_s": 1}
 
 # The text is the same to the bit there, if it is anywhere; see docs/operations.md.
 DETERMINISTIC = [(family, "fa3", way) for family in FAMILIES for way in ("deterministic", "sampled")]
