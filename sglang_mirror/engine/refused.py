@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+# Settings of a draft that SGLang runs itself. Its attention backend is not among them: SGLang may choose one
+# unasked.
+OF_SGLANGS_DRAFTS = (
+    "speculative_draft_load_format",
+    "speculative_draft_kv_cache_dtype",
+    "speculative_draft_window_size",
+    "speculative_draft_sink_size",
+    "speculative_token_map",
+)
+
 # Field of SGLang's settings, whether a value of it is refused, why and what to do.
 REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("enable_lora", bool, "LoRA adapters change the target request by request; serve without --enable-lora"),
@@ -47,6 +57,14 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "speculative_draft_model_revision",
         lambda revision: revision not in (None, "main"),
         "the draft process loads the main one; give --speculative-draft-model-path a folder of that revision",
+    ),
+    *(
+        (
+            name,
+            lambda value: value is not None,
+            "mirror's draft is a process of its own, which --mirror-draft-* are for; serve without it",
+        )
+        for name in OF_SGLANGS_DRAFTS
     ),
     (
         "enable_custom_logit_processor",

@@ -67,7 +67,8 @@ def problems(args: Any) -> list[str]:
     except SettingsError as error:
         return found + list(error.reasons)
     found += _schedule_problems(args, config) + _host_problems(args, config) + _exit_problems(args, config)
-    return found + _draft_problems(args, config) + placing.share_problems(args, config)
+    found += _draft_problems(args, config) + _quantization_problems(args)
+    return found + placing.share_problems(args, config)
 
 
 def endpoint_objections(args: Any) -> list[str]:
@@ -205,6 +206,16 @@ def _draft_problems(args: Any, config: MirrorConfig) -> list[str]:
         ]
     # A hub name the draft process looks up.
     return _vocabulary_problems(args.model_path, model) if Path(model).is_dir() else []
+
+
+def _quantization_problems(args: Any) -> list[str]:
+    asked = getattr(args, "speculative_draft_model_quantization", None)
+    if asked in (None, getattr(args, "quantization", None)):  # SGLang fills in the target's
+        return []
+    return [
+        f"--speculative-draft-model-quantization {asked}: the draft process computes in "
+        "--mirror-draft-dtype; serve without it"
+    ]
 
 
 def _vocabulary_problems(target: str, draft: str) -> list[str]:

@@ -103,9 +103,10 @@ def test_nothing_to_object_to(models: tuple[str, str]) -> None:
         {"attention_backend": "triton", "speculative_eagle_topk": 2},
         {"attention_backend": "flashinfer"},
         {"attention_backend": "fa3", "enable_deterministic_inference": True},
+        {"quantization": "fp8", "speculative_draft_model_quantization": "fp8"},  # as SGLang fills it in
     ],
 )
-def test_attention_backends_that_will_do(models: tuple[str, str], changed: dict[str, Any]) -> None:
+def test_what_will_do(models: tuple[str, str], changed: dict[str, Any]) -> None:
     assert settings.problems(arguments(models, **changed)) == []
 
 
@@ -136,6 +137,12 @@ def test_what_sglang_chose_by_itself_counts(models: tuple[str, str]) -> None:
         ({"speculative_accept_threshold_single": 0.5}, "--speculative-accept-threshold-single 0.5"),
         ({"speculative_accept_threshold_acc": 0.5}, "--speculative-accept-threshold-acc 0.5"),
         ({"speculative_draft_model_revision": "v2"}, "--speculative-draft-model-revision v2"),
+        ({"speculative_draft_load_format": "dummy"}, "--speculative-draft-load-format dummy"),
+        ({"speculative_draft_kv_cache_dtype": "fp8_e5m2"}, "--speculative-draft-kv-cache-dtype fp8_e5m2"),
+        ({"speculative_draft_window_size": 64}, "--speculative-draft-window-size 64"),
+        ({"speculative_draft_sink_size": 4}, "--speculative-draft-sink-size 4"),
+        ({"speculative_token_map": "ids.pt"}, "--speculative-token-map ids.pt"),
+        ({"speculative_draft_model_quantization": "fp8"}, "--speculative-draft-model-quantization fp8"),
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
         ({"enable_return_hidden_states": True}, "--enable-return-hidden-states"),
         ({"enable_streaming_session": True}, "--enable-streaming-session"),
