@@ -115,10 +115,6 @@ class Growth:
 
     def expand(self, said: Mapping[int, Candidates]) -> None:
         """The draft's next tokens after these nodes are known, by their numbers; all are open."""
-        if self._shape.topk == 1:  # a chain's next token is its next node
-            [(number, candidates)] = said.items()
-            self._go_on(self.nodes[number], number, candidates)
-            return
         for number, candidates in said.items():
             self._have_children(number, candidates)
         ranked = sorted(
@@ -139,20 +135,6 @@ class Growth:
         for rank, (token, chance) in enumerate(chances):
             self.nodes.append(Grown(token, number, (*node.path, rank), node.value + chance))
 
-    def _go_on(self, node: Grown, number: int, candidates: Candidates) -> None:
-        self.open = []
-        if not candidates.tokens:
-            return
-        value = node.value - 1.0  # nobody asks for it in a chain that may not end early
-        if self._shape.least > -math.inf:
-            value = node.value + math.log(self._agreement.probability(candidates.logprobs[0]))
-            if value < self._shape.least and node.depth:
-                return
-        self.nodes.append(Grown(candidates.tokens[0], number, (*node.path, 0), value))
-        self.chosen.append(number + 1)
-        self.depth = node.depth + 1
-        self.open = [number + 1] if self.depth < min(self._shape.depth, self._shape.size) else []
-
     def _worth(self, ranked: list[int]) -> list[int]:
         """Those that are worth verifying; the root's best child whatever it is worth."""
         least = self._shape.least
@@ -160,8 +142,6 @@ class Growth:
 
     def window(self) -> Window:
         """The window as far as it has grown."""
-        if self._shape.topk == 1:
-            return Window.chain(self.nodes[0].token, [node.token for node in self.nodes[1:]])
         places = {number: place for place, number in enumerate(self.chosen)}
         nodes = [self.nodes[number] for number in self.chosen]
         return Window(

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from sglang_mirror.core.agreement import Agreement
 from sglang_mirror.core.growth import Growth, WindowShape
 from sglang_mirror.core.window import Window
+from sglang_mirror.draft.growing_chain import GrowingChain
 from sglang_mirror.draft.tree import Node
 
 
-class Growing:
-    """A window in the making behind a node.
+class GrowingTree:
+    """A window of any shape in the making; see `grow_behind`.
 
     Args:
         root: the node.
@@ -30,9 +31,7 @@ class Growing:
 
     __slots__ = ("_growth", "_known", "_streamed", "_whole", "forwards", "shape")
 
-    def __init__(
-        self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool = True
-    ) -> None:
+    def __init__(self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool) -> None:
         self.shape, self.forwards = shape, 0
         self._streamed = root.streamed = streamed
         self._growth = Growth(root.token, shape, agreement)
@@ -87,7 +86,7 @@ class Growing:
     def _can_be_guessed(self, number: int) -> bool:
         """Whether streams reach from the node before it to the window's depth."""
         parent = self._known[number].parent
-        if parent is None or not parent.ahead:
+        if not number or parent is None or not parent.ahead:
             return False
         return self._growth.nodes[number].depth + len(parent.ahead) >= self.shape.depth
 
@@ -128,8 +127,25 @@ class Growing:
         return self._whole
 
 
+# A chain is the tree with one child a node; it has a class of its own because it is most of the work.
+Growing = GrowingTree | GrowingChain
+
+
+def grow_behind(root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool = True) -> Growing:
+    """A window in the making behind a node.
+
+    Args:
+        root: the node.
+        shape: bounds of the window.
+        agreement: how often the target agrees with the draft.
+        streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
+    """
+    kind = GrowingChain if shape.topk == 1 else GrowingTree
+    return kind(root, shape, agreement, streamed=streamed)
+
+
 class Standing:
-    """A window that the target has already; see `Growing`.
+    """A window that the target has already; see `grow_behind`.
 
     Args:
         nodes: its nodes, parents before their children.

@@ -19,7 +19,7 @@ from sglang_mirror.core.roots import (
     learn,
     phase_budgets,
 )
-from sglang_mirror.draft.growing import Growing, Standing
+from sglang_mirror.draft.growing import Growing, Standing, grow_behind
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.protocol.messages import RolledOut
 
@@ -67,28 +67,25 @@ class Prepared:
         source: whose guess it was.
         growing: the branch's own window.
         sent: what the target has of it, by how many draft tokens that is: an early version, and the whole.
+        finished: whether it has the whole.
     """
 
     node: int
     source: Source
     growing: Growing
     sent: dict[int, Standing] = field(default_factory=dict)
+    finished: bool = False
 
-    @property
-    def finished(self) -> bool:
-        """Whether the target has all of it."""
-        return self.growing.complete and self.growing.num_drafted in self.sent
-
-    @property
-    def due(self) -> bool:
-        """Whether there is enough of it to be sent now."""
+    def due(self, early: float) -> bool:
+        """Whether there is enough of it to be sent now; an early version has so many tokens on its path."""
         if self.growing.complete:
             return not self.finished
-        return not self.sent and self.growing.depth >= SENT_FROM * self.growing.shape.depth
+        return not self.sent and self.growing.depth >= early
 
     def send(self) -> RolledOut:
         """What the target gets now; an early version is shorter than the whole, which so replaces it."""
         growing, window = self.growing, self.growing.window()
+        self.finished = growing.complete
         if not growing.complete:
             window = window.first(growing.shape.size)
         self.sent.setdefault(len(window) - 1, Standing(growing.nodes[: len(window)], window))
@@ -185,7 +182,8 @@ class Rollout:
 
     def take_due(self) -> tuple[tuple[RolledOut, ...], int]:
         """Branches to send now, and the phase that is complete with them (0: none)."""
-        due = tuple(branch.send() for branch in self.branches.values() if branch.due)
+        early = SENT_FROM * self.settings.shape.depth
+        due = tuple(branch.send() for branch in self.branches.values() if branch.due(early))
         return due, self._phase_now_sent()
 
     def _phase_now_sent(self) -> int:
@@ -214,7 +212,9 @@ class Rollout:
     def _start(self, node: int, token: int, source: Source) -> None:
         root = self.window.nodes[node].child(token)
         settings = self.settings
-        growing = Growing(root, settings.shape, self._agreements.draft, streamed=settings.streamed_branches)
+        growing = grow_behind(
+            root, settings.shape, self._agreements.draft, streamed=settings.streamed_branches
+        )
         self.branches[node, token] = Prepared(node, source, growing)
 
     def _choose_from_signal(self, candidates: Sequence[Candidates]) -> None:
@@ -258,8 +258,11 @@ class Rollout:
 
 def _extended(windows: Sequence[Growing | Standing]) -> list[Growing]:
     """Let those that are not at their end grow; those that then are."""
-    growing = [window for window in windows if isinstance(window, Growing) and not window.complete]
-    return [window for window in growing if window.extend()]
+    return [
+        window
+        for window in windows
+        if not isinstance(window, Standing) and not window.complete and window.extend()
+    ]
 
 
 def _expected(node: Node) -> Candidates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sglang_mirror.draft.backends.base import Backend, Segment
 from sglang_mirror.draft.pace import GRAIN, Pace
@@ -64,7 +64,7 @@ class _Demand:
 
     target: Target
     session: Session
-    tips: list[Node] = field(default_factory=list)
+    tips: list[Node]
 
 
 class ForwardError(Exception):
@@ -86,6 +86,19 @@ class Done:
 
     worked: list[tuple[Target, Session]]
     failed: list[tuple[Target, Session, str]]
+
+
+def in_turn(asked: Sequence[int], room: int) -> list[int]:
+    """How many each gets of what they ask for: they take one in turn while there is room."""
+    if sum(asked) <= room:
+        return list(asked)
+    got = [0] * len(asked)
+    while room:
+        for place, most in enumerate(asked):
+            if room and got[place] < most:
+                got[place] += 1
+                room -= 1
+    return got
 
 
 def reason(error: Exception) -> str:
@@ -129,27 +142,21 @@ class Scheduler:
             self._forward(fitting, whole_chunk=whole and not failed)
         return Done([(each.target, each.session) for each in fitting], failed)
 
-    def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> Iterable[_Demand]:
-        """Windows that a target waits for first, then the most valuable branches of every request."""
+    def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> list[_Demand]:
+        """Windows that a target waits for, and as many of the most valuable branches as there is room for."""
         limits = self._limits
-        urgent: list[tuple[int, int, Node]] = []
-        others: list[tuple[int, int, Node]] = []
-        for order, (target, session) in enumerate(sessions):
+        urgent, others = list[list[Node]](), list[list[Node]]()
+        for target, session in sessions:
             most = limits.rows_after_signal if session.signalled else None
+            tips = list(itertools.islice(session.tips(), most))
             num_urgent = session.num_urgent
-            for rank, tip in enumerate(itertools.islice(session.tips(), most)):
-                if rank < num_urgent:
-                    urgent.append((rank, order, tip))
-                elif target.identity not in waiting:
-                    others.append((rank, order, tip))
-        others.sort(key=lambda entry: entry[:2])
+            urgent.append(tips[:num_urgent])
+            others.append([] if target.identity in waiting else tips[num_urgent:])
         room = limits.rows_while_awaited if waiting else limits.rows
-        demands: dict[int, _Demand] = {}
-        for _, order, tip in (*urgent, *others[:room]):
-            if order not in demands:
-                demands[order] = _Demand(*sessions[order])
-            demands[order].tips.append(tip)
-        return demands.values()
+        shares = in_turn([len(each) for each in others], room)
+        wanted = zip(sessions, urgent, others, shares, strict=True)
+        found = [_Demand(*of, [*first, *then[:share]]) for of, first, then, share in wanted]
+        return [demand for demand in found if demand.tips]
 
     def _room(self, targets: Iterable[Target], rollouts: Sequence[Part]) -> int:
         """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it.

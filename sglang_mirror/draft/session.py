@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import Candidates
 from sglang_mirror.draft.backends.base import Cache, Segment
-from sglang_mirror.draft.growing import Growing, Standing
+from sglang_mirror.draft.growing import Growing, Standing, grow_behind
 from sglang_mirror.draft.rollout import Agreements, Rollout, RolloutSettings
 from sglang_mirror.draft.tree import Node, TokenTree
 from sglang_mirror.protocol.messages import (
@@ -55,7 +55,7 @@ class Session:
         self._quiet = not awaited
         self._agreements = Agreements()
         shape = settings.shape if awaited else WindowShape.chain(0)
-        self._rollout = self._roll_out(Growing(self._tree.root, shape, self._agreements.draft))
+        self._rollout = self._roll_out(grow_behind(self._tree.root, shape, self._agreements.draft))
 
     def _roll_out(self, window: Growing | Standing) -> Rollout:
         return Rollout(window, self._settings, self._agreements)
@@ -87,7 +87,7 @@ class Session:
         self.awaited = not committed.window_len
         self._quiet = False
         self._rollout = self._roll_out(
-            hit or Growing(self._tree.root, self._settings.shape, self._agreements.draft)
+            hit or grow_behind(self._tree.root, self._settings.shape, self._agreements.draft)
         )
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
@@ -152,18 +152,17 @@ class Session:
         text = self.prefill(tree.num_pending)
         num_text = len(text.tokens)
         nodes = _uncomputed(tips)
-        for node in nodes:
-            tree.place(node)
+        tree.place(nodes)
         text_bits = (1 << num_text) - 1
         asked = [tree.root, *nodes] if num_text else nodes
         wanted = range(max(num_text - 1, 0), num_text + len(nodes))
         segment = Segment(
             cache=self.cache,
-            tokens=[*text.tokens, *(node.token for node in nodes)],
-            positions=[*text.positions, *(node.position for node in nodes)],
+            tokens=[*text.tokens, *[node.token for node in nodes]],
+            positions=[*text.positions, *[node.position for node in nodes]],
             start=start,
             prefix=text.prefix,
-            seen=[*text.seen, *(node.seen << num_text | text_bits for node in nodes)],
+            seen=[*text.seen, *[node.seen << num_text | text_bits for node in nodes]],
             wanted=wanted,
             streamed=[row for row, node in zip(wanted, asked, strict=True) if node.streamed],
         )

@@ -6,7 +6,7 @@ the tree take the slots behind the committed text, in the order in which they we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_mirror.core.roots import Candidates
@@ -100,12 +100,14 @@ class TokenTree:
         if not self.num_pending:
             self.root.slot = self.base - 1
 
-    def place(self, node: Node) -> None:
-        """`node` takes the next slot; its parent has one."""
-        node.slot = self.num_slots
-        self.num_slots += 1
-        above = node.parent.seen if node.parent is not None else 0
-        node.seen = above | 1 << (node.slot - self.base)
+    def place(self, nodes: Iterable[Node]) -> None:
+        """`nodes` take the next slots, one behind another; the parent of each has one by then."""
+        base, slot = self.base, self.num_slots
+        for node in nodes:
+            node.slot = slot
+            node.seen = (node.parent.seen if node.parent is not None else 0) | 1 << (slot - base)
+            slot += 1
+        self.num_slots = slot
 
     def commit(self, tokens: Sequence[int]) -> Move | None:
         """Walk from the root by `tokens`; the walked path is committed, its end is the root, the rest dies.

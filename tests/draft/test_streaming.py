@@ -20,7 +20,7 @@ from sglang_mirror.draft.backends.load import load_torch
 from sglang_mirror.draft.backends.scripted import ScriptedBackend, hash_script
 from sglang_mirror.draft.backends.streams import FILE
 from sglang_mirror.draft.backends.torch_backend import TorchBackend
-from sglang_mirror.draft.growing import Growing
+from sglang_mirror.draft.growing import grow_behind
 from sglang_mirror.draft.scheduler import Limits
 from sglang_mirror.draft.tree import Node
 from sglang_mirror.errors import SettingsError
@@ -220,7 +220,7 @@ def test_branches_may_do_without_guesses() -> None:
 
 def test_guesses_of_a_growing_window() -> None:
     root = Node(7, None, 0)
-    growing = Growing(root, WindowShape.chain(5), Agreement())
+    growing = grow_behind(root, WindowShape.chain(5), Agreement())
     root.candidates = Candidates((1, 2), (-0.1, -3.0))
     root.ahead = (Candidates((4,), (-0.2,)), Candidates((5,), (-0.3,)))
     assert not growing.extend()
