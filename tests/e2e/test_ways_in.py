@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from sglang_mirror.bench.client import payload, stream
+from sglang_mirror.bench.client import complete, payload, stream
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
@@ -28,6 +32,7 @@ from tests.e2e.fleet import (
     prompts,
     report,
     texts,
+    wait_for,
 )
 from tests.e2e.fleet import generate_all as generate_all_
 
@@ -172,3 +177,29 @@ def test_openai_example(mirror_server: Server) -> None:
     printed = printed_by(EXAMPLES / "01_openai_client.py", mirror_server.url)
     assert last_line(printed)["draft"] == "ready"
     assert len(printed.splitlines()) > 4
+
+
+def test_remote_draft_example(plain_server: Server) -> None:
+    """Over TCP, with keys; told to end, it takes both along."""
+    url, bin_folder = "http://127.0.0.1:30000", Path(sys.executable).parent
+    environment = {**child_environment(), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    script = subprocess.Popen(["sh", str(EXAMPLES / "04_remote_draft.sh")], env=environment)
+
+    def is_ready() -> bool:
+        assert script.poll() is None
+        with contextlib.suppress(httpx.HTTPError):
+            found = httpx.get(f"{url}/server_info", timeout=5)
+            return found.is_success and found.json()["mirror"]["draft"] == "ready"
+        return False
+
+    try:
+        wait_for(is_ready)
+        found = complete(url, payload(prompts(1)[0], num_tokens=48))
+        assert found.text == generate(plain_server, prompts(1)[0]).text
+        assert found.meta["spec_accept_length"] > 1
+        family = psutil.Process(script.pid).children(recursive=True)
+    finally:
+        script.send_signal(signal.SIGTERM)
+        script.wait(DEADLINE_S)
+    _, left = psutil.wait_procs(family, timeout=DEADLINE_S)
+    assert not left
