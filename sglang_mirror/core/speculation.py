@@ -24,12 +24,14 @@ class Speculation:
 
     Args:
         may_rest: whether steps may go without windows where plain decoding is faster.
-        may_end: whether windows may end where the next token does not pay for its row.
+        may_end: whether windows may end where the next token does not pay.
+        resizable: whether a verification of fewer rows is a shorter one: then tokens have rows to pay for.
     """
 
-    def __init__(self, *, may_rest: bool, may_end: bool) -> None:
+    def __init__(self, *, may_rest: bool, may_end: bool, resizable: bool) -> None:
         self._policy = Policy() if may_rest else None
         self._worth = Worth() if may_end else None
+        self._resizable = resizable
         self._last = _Step()
 
     def begin(self, batch: int, *, sampled: bool, cycle_s: float | None) -> bool:
@@ -61,7 +63,12 @@ class Speculation:
     @property
     def least(self) -> float:
         """Log-probability below which a node is not worth its row; -inf if every one is."""
-        return -math.inf if self._worth is None else self._worth.least
+        return -math.inf if self._worth is None or not self._resizable else self._worth.least
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as an awaited window has to pay for; 0 if it need not, or they are unknown."""
+        return 0.0 if self._worth is None else self._worth.rate
 
     def report(self) -> dict[str, dict[str, bool]]:
         """As `Policy.report`; empty if every step speculates."""

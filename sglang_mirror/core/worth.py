@@ -1,10 +1,13 @@
-"""How probable a node must be to be worth a row of the verification.
+"""How probable a node must be to be worth a row of the verification, and what is drafted behind it a wait.
 
 Tokens a second are what counts. At a rate of r tokens a second a row that takes b seconds costs b * r tokens,
 and a node that the verified path comes to with probability p brings p: below p = b * r the window had better
 end. (Of all windows those ended so have the highest rate, once that rate is theirs: Dinkelbach 1967,
 Management Science 13(7), on ratios of two sums.) Both are measured, the row's time as the slope of a line
 through the latest verifications' times.
+
+A forward of the draft that the target waits for costs b * r tokens too, b being its time, and all windows
+that are waited for share it.
 """
 
 from __future__ import annotations
@@ -65,3 +68,20 @@ class Worth:
         """Log-probability below which a node is not worth its row; -inf if every one is."""
         least = min(self._row.value * self._rate.value, MOST)
         return math.log(least) if least > 0.0 else -math.inf
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, of all requests, in steps with windows; 0 before there was one."""
+        return self._rate.value
+
+
+def least_awaited(rate: float, forward_s: float, num_windows: int) -> float:
+    """Log-probability of a node below which it is not worth waiting for what comes behind it; or -inf.
+
+    Args:
+        rate: tokens a second of the target, 0 if unknown.
+        forward_s: seconds of a forward of the draft, 0 if unknown.
+        num_windows: that the target waits for; a forward is shared by all.
+    """
+    cost = rate * forward_s / num_windows
+    return math.log(min(cost, 1.0)) if cost > 0.0 else -math.inf

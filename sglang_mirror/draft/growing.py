@@ -7,6 +7,7 @@ What the streams say of the window's last tokens is taken as it is: the target w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sglang_mirror.core.agreement import Agreement
@@ -24,15 +25,29 @@ class GrowingTree:
         shape: bounds of the window.
         agreement: how often the target agrees with the draft.
         streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
+        least_awaited: log-probability of the nodes that are due, below which it ends rather than take
+            another forward.
 
     Attributes:
         forwards: that it has taken.
     """
 
-    __slots__ = ("_growth", "_known", "_streamed", "_whole", "forwards", "shape")
+    __slots__ = (
+        "_growth",
+        "_is_ended",
+        "_known",
+        "_least_awaited",
+        "_streamed",
+        "_whole",
+        "forwards",
+        "shape",
+    )
 
-    def __init__(self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool) -> None:
+    def __init__(
+        self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool, least_awaited: float
+    ) -> None:
         self.shape, self.forwards = shape, 0
+        self._least_awaited, self._is_ended = least_awaited, False
         self._streamed = root.streamed = streamed
         self._growth = Growth(root.token, shape, agreement)
         self._known = [root]  # by the growth's numbers
@@ -40,7 +55,7 @@ class GrowingTree:
 
     @property
     def complete(self) -> bool:
-        return not self._growth.open
+        return self._is_ended or not self._growth.open
 
     @property
     def nodes(self) -> list[Node]:
@@ -74,7 +89,14 @@ class GrowingTree:
         self.forwards += told  # also by one that said no more than that the window had better end
         if growth.open and all(map(self._can_be_guessed, growth.open)):
             self._guess_the_rest()
-        return not growth.open
+        if self._least_awaited > -math.inf and growth.open:
+            self._is_ended = math.log(sum(map(self._most_behind, growth.open))) < self._least_awaited
+        return self.complete
+
+    def _most_behind(self, number: int) -> float:
+        """Tokens that a forward can bring behind a node: all that it computes, if the path comes to it."""
+        parent = self._known[number].parent if number else None
+        return math.exp(self._growth.nodes[number].value) * (1 + (len(parent.ahead) if parent else 0))
 
     def _know(self) -> None:
         known = self._known
@@ -131,7 +153,14 @@ class GrowingTree:
 Growing = GrowingTree | GrowingChain
 
 
-def grow_behind(root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool = True) -> Growing:
+def grow_behind(
+    root: Node,
+    shape: WindowShape,
+    agreement: Agreement,
+    *,
+    streamed: bool = True,
+    least_awaited: float = -math.inf,
+) -> Growing:
     """A window in the making behind a node.
 
     Args:
@@ -139,9 +168,11 @@ def grow_behind(root: Node, shape: WindowShape, agreement: Agreement, *, streame
         shape: bounds of the window.
         agreement: how often the target agrees with the draft.
         streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
+        least_awaited: where the target waits for it, log-probability of what another forward can bring, below
+            which it is not worth the wait; `core.worth.least_awaited`.
     """
     kind = GrowingChain if shape.topk == 1 else GrowingTree
-    return kind(root, shape, agreement, streamed=streamed)
+    return kind(root, shape, agreement, streamed=streamed, least_awaited=least_awaited)
 
 
 class Standing:

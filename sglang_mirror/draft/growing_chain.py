@@ -20,6 +20,7 @@ class GrowingChain:
         shape: bounds of the window.
         agreement: how often the target agrees with the draft.
         streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
+        least_awaited: log-probability of the last node below which it ends rather than take another forward.
 
     Attributes:
         nodes: so far, one behind another.
@@ -31,6 +32,8 @@ class GrowingChain:
     __slots__ = (
         "_agreement",
         "_depth",
+        "_is_weighed",
+        "_least_awaited",
         "_streamed",
         "_value",
         "_whole",
@@ -40,10 +43,14 @@ class GrowingChain:
         "shape",
     )
 
-    def __init__(self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool) -> None:
+    def __init__(
+        self, root: Node, shape: WindowShape, agreement: Agreement, *, streamed: bool, least_awaited: float
+    ) -> None:
         self.shape, self.forwards, self.nodes = shape, 0, [root]
         self._agreement, self._streamed = agreement, streamed
         self._depth = min(shape.depth, shape.size)
+        self._least_awaited = least_awaited
+        self._is_weighed = max(shape.least, least_awaited) > -math.inf
         self._value = 0.0  # log-probability that the verified path comes to the last node
         self._whole: Window | None = None
         root.streamed = streamed
@@ -66,17 +73,21 @@ class GrowingChain:
         self.forwards += told  # also by one that said no more than that the window had better end
         if not self.complete:
             self._guess_the_rest()
+        if self._least_awaited > -math.inf and not self.complete:
+            # No forward brings more than what it computes being right, if the last node is.
+            most = self._value + math.log(1 + len(self._ahead))
+            self.complete = most < self._least_awaited
         return self.complete
 
     def _go_on(self, said: Candidates) -> None:
         """The most probable token comes next, unless it is not worth its row; the first always is."""
-        nodes, least = self.nodes, self.shape.least
+        nodes = self.nodes
         if not said.tokens:
             self.complete = True
             return
-        if least > -math.inf:
+        if self._is_weighed:
             self._value += math.log(self._agreement.probability(said.logprobs[0]))
-            if self._value < least and len(nodes) > 1:
+            if self._value < self.shape.least and len(nodes) > 1:
                 self.complete = True
                 return
         child = nodes[-1].child(said.tokens[0])

@@ -46,6 +46,7 @@ class Limits:
 # A forward with prompt tokens takes no longer than so many beats of any target: how long one bears silence it
 # does not say, but by default it is ten.
 MOST_BEATS = 2
+FORGOTTEN = 0.05  # of what earlier forwards that were waited for have taken, with each new one
 
 
 @dataclass(slots=True)
@@ -113,6 +114,9 @@ class Scheduler:
         backend: the model.
         limits: rows in a forward.
         trace: where forwards are written down.
+
+    Attributes:
+        awaited_s: seconds that a forward took lately which a target waited for; 0 before there was one.
     """
 
     def __init__(self, backend: Backend, limits: Limits, trace: Trace) -> None:
@@ -120,6 +124,7 @@ class Scheduler:
         self._limits = limits
         self._trace = trace
         self._pace = Pace()
+        self.awaited_s = 0.0
         self._forwards_since_prefill = limits.forwards_between_prefills
 
     def step(self, targets: Collection[Target]) -> Done:
@@ -139,7 +144,10 @@ class Scheduler:
         whole = sum(len(each.segment.tokens) for each in chunk) == room
         fitting, failed = self._reserve([*work, *chunk])
         if fitting:
+            began_s = time.monotonic()
             self._forward(fitting, whole_chunk=whole and not failed)
+            if waiting and not chunk:
+                self._awaited(time.monotonic() - began_s)
         return Done([(each.target, each.session) for each in fitting], failed)
 
     def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> list[_Demand]:
@@ -157,6 +165,9 @@ class Scheduler:
         wanted = zip(sessions, urgent, others, shares, strict=True)
         found = [_Demand(*of, [*first, *then[:share]]) for of, first, then, share in wanted]
         return [demand for demand in found if demand.tips]
+
+    def _awaited(self, seconds: float) -> None:
+        self.awaited_s += FORGOTTEN * (seconds - self.awaited_s) if self.awaited_s else seconds
 
     def _room(self, targets: Iterable[Target], rollouts: Sequence[Part]) -> int:
         """Prompt tokens that hold up neither the rollouts of this forward nor the beats behind it.

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from sglang_mirror.core.worth import least_awaited
 from sglang_mirror.draft.backends.base import Backend
 from sglang_mirror.draft.greeting import objections, reserve
 from sglang_mirror.draft.rollout import RolloutSettings
@@ -92,9 +93,10 @@ class DraftService:
             case Open():
                 self._open(target, message)
             case Commit():
-                target.expect(message.least)
+                target.expect(message.least, message.rate)
+                num_awaited = sum(not committed.window_len for committed in message.committed)
                 for committed in message.committed:
-                    self._commit(target, committed)
+                    self._commit(target, committed, num_awaited)
             case Signal():
                 self._signal(target, message)
             case Close():
@@ -207,9 +209,13 @@ class DraftService:
             awaited=message.window,
             settings=target.settings,
             cache=cache,
+            least_awaited=self._least_awaited(target, 1),
         )
 
-    def _commit(self, target: Target, committed: Committed) -> None:
+    def _least_awaited(self, target: Target, num_windows: int) -> float:
+        return least_awaited(target.rate, self._scheduler.awaited_s, max(num_windows, 1))
+
+    def _commit(self, target: Target, committed: Committed, num_awaited: int) -> None:
         stamp = committed.stamp
         session = target.sessions.get(stamp.request)
         if session is None or session.stamp.generation < stamp.generation:
@@ -228,7 +234,7 @@ class DraftService:
             self._fail(target, stamp, problem)
             return
         try:
-            session.commit(committed, target.settings)
+            session.commit(committed, target.settings, least_awaited=self._least_awaited(target, num_awaited))
         except RuntimeError as error:
             self._no_memory(target, stamp, reason(error))
             return

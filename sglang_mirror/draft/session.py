@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from sglang_mirror.core.growth import WindowShape
@@ -33,6 +34,7 @@ class Session:
         awaited: whether the target waits for a window.
         settings: of the request's target.
         cache: an empty KV cache.
+        least_awaited: see `growing.grow_behind`; of the window that the target waits for.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Session:
         awaited: bool,
         settings: RolloutSettings,
         cache: Cache,
+        least_awaited: float = -math.inf,
     ) -> None:
         self.stamp = stamp
         self.awaited = awaited
@@ -55,10 +58,13 @@ class Session:
         self._quiet = not awaited
         self._agreements = Agreements()
         shape = settings.shape if awaited else WindowShape.chain(0)
-        self._rollout = self._roll_out(grow_behind(self._tree.root, shape, self._agreements.draft))
+        self._rollout = self._roll_out(self._grow(shape, least_awaited))
 
     def _roll_out(self, window: Growing | Standing) -> Rollout:
         return Rollout(window, self._settings, self._agreements)
+
+    def _grow(self, shape: WindowShape, least_awaited: float) -> Growing:
+        return grow_behind(self._tree.root, shape, self._agreements.draft, least_awaited=least_awaited)
 
     @property
     def num_slots(self) -> int:
@@ -75,7 +81,7 @@ class Session:
         pending = self._tree.num_pending
         return pending if pending > SHORT_TEXT else 0
 
-    def commit(self, committed: Committed, settings: RolloutSettings) -> None:
+    def commit(self, committed: Committed, settings: RolloutSettings, *, least_awaited: float) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
         self._settings = settings
         self._rollout.learn(committed.tokens)
@@ -86,9 +92,7 @@ class Session:
         self.stamp = committed.stamp
         self.awaited = not committed.window_len
         self._quiet = False
-        self._rollout = self._roll_out(
-            hit or grow_behind(self._tree.root, self._settings.shape, self._agreements.draft)
-        )
+        self._rollout = self._roll_out(hit or self._grow(self._settings.shape, least_awaited))
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
         """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all."""

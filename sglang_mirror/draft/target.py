@@ -27,6 +27,7 @@ class Target:
         busy_ms: time spent on its rollouts so far; a shared forward's time is shared by rows.
         windows: windows and branches rolled out to their end.
         forwards: that these took, one after another.
+        rate: tokens a second that it commits, as it says; 0 if it does not.
     """
 
     identity: bytes
@@ -39,13 +40,15 @@ class Target:
     busy_ms: float = 0.0
     windows: int = 0
     forwards: int = 0
+    rate: float = 0.0
 
     @property
     def work(self) -> Work:
         return Work(self.busy_ms, self.windows, self.forwards)
 
-    def expect(self, least: float) -> None:
+    def expect(self, least: float, rate: float) -> None:
         """From now on its windows end before nodes that are less probable; a log-probability."""
+        self.rate = rate
         shape = self.settings.shape
         if least != shape.least:
             shape = dataclasses.replace(shape, least=least)

@@ -54,6 +54,7 @@ class DraftClient:
     Attributes:
         counters: as given.
         least: log-probability below which a token does not pay for its row, as every Commit says.
+        rate: tokens a second, as every Commit says.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class DraftClient:
         self._lock = threading.RLock()
         self._requests = Requests()
         self.counters = counters
-        self.least = -math.inf
+        self.least, self.rate = -math.inf, 0.0
 
     @property
     def peer(self) -> Peer:
@@ -210,7 +211,7 @@ class DraftClient:
 
     def _say(self, committed: Sequence[Committed]) -> None:
         if committed:
-            self._line.send(Commit(tuple(committed), self.least))
+            self._line.send(Commit(tuple(committed), self.least, self.rate))
 
     def receive(self, timeout_ms: float) -> None:
         """Handle what has come, waiting for the first message at most `timeout_ms` milliseconds."""

@@ -128,7 +128,8 @@ class LeadingRank:
         traced = config.lockstep or config.trace is not None
         self._speculation = Speculation(
             may_rest=not traced and config.speculate != "always",
-            may_end=not traced and resizable and config.window_end != "full",
+            may_end=not traced and config.window_end != "full",
+            resizable=resizable,
         )
         self._requests: list[Request] = []
         self._in_vain = False  # whether the running step has waited for a window that did not come
@@ -193,7 +194,7 @@ class LeadingRank:
             speculated=any(windows) or self._in_vain,
             tokens=sum(map(len, committed)),
         )
-        self._client.least = self._speculation.least
+        self._client.least, self._client.rate = self._speculation.least, self._speculation.rate
         live = [place for place, tokens in enumerate(committed) if tokens]
         windows, committed = [windows[place] for place in live], [committed[place] for place in live]
         self._requests = [self._requests[place] for place in live if self._requests]

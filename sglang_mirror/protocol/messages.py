@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_mirror.core.growth import WindowShape
 
-VERSION = 4
+VERSION = 5
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -106,10 +106,13 @@ class Commit(Message, frozen=True, tag="commit"):
     Attributes:
         least: log-probability that the verified path must come to a node with, for the target to have it
             verified; -inf for every node that there is room for.
+        rate: tokens a second that the target commits, of all requests: what a window that it waits for costs
+            it. 0: unknown, or it waits for whole windows.
     """
 
     committed: tuple[Committed, ...]
     least: float = -math.inf
+    rate: float = 0.0
 
 
 class ExitCandidates(msgspec.Struct, frozen=True, array_like=True):

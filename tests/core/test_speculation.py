@@ -26,7 +26,7 @@ def play(judge: Speculation, steps: int, *, prefills: bool = False) -> list[bool
 
 
 def test_rests_where_it_does_not_pay() -> None:
-    judge = Speculation(may_rest=True, may_end=True)
+    judge = Speculation(may_rest=True, may_end=True, resizable=True)
     chosen = play(judge, 500)
     assert chosen[:FIRST_PAUSE] == [True] * FIRST_PAUSE
     assert chosen.count(True) < 100
@@ -34,17 +34,25 @@ def test_rests_where_it_does_not_pay() -> None:
 
 
 def test_windows_end_where_a_row_does_not_pay() -> None:
-    judge = Speculation(may_rest=False, may_end=True)
+    judge = Speculation(may_rest=False, may_end=True, resizable=True)
     assert all(play(judge, 100))
     assert math.exp(judge.least) == pytest.approx(0.003 * TOKENS[True] / SECONDS[True])
     assert judge.report() == {}
 
 
 def test_neither_if_neither_may_be() -> None:
-    judge = Speculation(may_rest=False, may_end=False)
+    judge = Speculation(may_rest=False, may_end=False, resizable=True)
     assert all(play(judge, 500))
+    assert (judge.least, judge.rate) == (-math.inf, 0.0)
+
+
+def test_rows_cost_nothing_where_all_windows_are_as_large() -> None:
+    """As in a captured graph. What is waited for costs something even so."""
+    judge = Speculation(may_rest=False, may_end=True, resizable=False)
+    assert all(play(judge, 100))
     assert judge.least == -math.inf
+    assert judge.rate == pytest.approx(TOKENS[True] / SECONDS[True])
 
 
 def test_a_step_before_a_prefill_tells_nothing() -> None:
-    assert all(play(Speculation(may_rest=True, may_end=True), 500, prefills=True))
+    assert all(play(Speculation(may_rest=True, may_end=True, resizable=True), 500, prefills=True))

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sglang_mirror.core.worth import ENOUGH, MOST, Worth
+from sglang_mirror.core.worth import ENOUGH, MOST, Worth, least_awaited
 
 FORWARD, ROW = 0.040, 0.0015  # seconds
 
@@ -65,3 +65,26 @@ def test_forgets_what_the_machine_was_like() -> None:
     play(worth, 500, row=0.004)
     play(worth, 500)
     assert math.exp(worth.least) == pytest.approx(ROW * 4 / (FORWARD + ROW * 6), rel=0.05)
+
+
+def test_the_rate_is_that_of_steps_with_windows() -> None:
+    worth = Worth()
+    assert worth.rate == 0.0
+    play(worth, 300)
+    assert worth.rate == pytest.approx(4 / (FORWARD + ROW * 6))
+
+
+@pytest.mark.parametrize(
+    ("rate", "forward_s", "num_windows", "least"),
+    [
+        (100.0, 0.002, 1, 0.2),  # two tenths of a token, which the target would have made meanwhile
+        (100.0, 0.002, 4, 0.05),
+        (2000.0, 0.002, 1, 1.0),  # nothing is worth it
+        (0.0, 0.002, 1, 0.0),
+        (100.0, 0.0, 1, 0.0),
+    ],
+)
+def test_a_wait_must_bring_what_its_time_would_bring_elsewhere(
+    rate: float, forward_s: float, num_windows: int, least: float
+) -> None:
+    assert math.exp(least_awaited(rate, forward_s, num_windows)) == pytest.approx(least)

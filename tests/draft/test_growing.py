@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,22 @@ def test_a_chain(depth: int, size: int, least: float) -> None:
     assert (growing.num_drafted, growing.depth) == (len(window) - 1, len(window) - 1)
     assert [node.token for node in growing.nodes] == list(window.tokens)
     assert len(window) - 1 <= forwards <= len(window)
+
+
+@given(st.integers(2, 8), st.integers(1, 3), st.floats(-4.0, 0.0))
+def test_a_window_that_is_waited_for(depth: int, topk: int, least: float) -> None:
+    """No forward is taken that cannot bring enough, and none is left out that could."""
+    shape = WindowShape(depth, topk, depth if topk == 1 else 3 * depth)
+    growing = grow_behind(Node(7, None, 0), shape, Agreement(), least_awaited=least)
+    growth, forwards = Growth(7, shape, Agreement()), 0
+    while not growth.complete:
+        due = {number: options(tokens_to(growth, number)) for number in growth.open}
+        if math.log(sum(math.exp(growth.nodes[number].value) for number in due)) < least:
+            break
+        growth.expand(due)
+        forwards += 1
+    assert computed(growing) == forwards
+    assert growing.window() == growth.window()
 
 
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(2, 12), st.floats(-6.0, 0.0))
