@@ -67,25 +67,27 @@ class Prepared:
         source: whose guess it was.
         growing: the branch's own window.
         sent: what the target has of it, by how many draft tokens that is: an early version, and the whole.
-        finished: whether it has the whole.
     """
 
     node: int
     source: Source
     growing: Growing
     sent: dict[int, Standing] = field(default_factory=dict)
-    finished: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the target has all of it."""
+        return self.growing.complete and self.growing.num_drafted in self.sent
 
     def due(self, early: float) -> bool:
         """Whether there is enough of it to be sent now; an early version has so many tokens on its path."""
         if self.growing.complete:
-            return not self.finished
+            return self.growing.num_drafted not in self.sent
         return not self.sent and self.growing.depth >= early
 
     def send(self) -> RolledOut:
         """What the target gets now; an early version is shorter than the whole, which so replaces it."""
         growing, window = self.growing, self.growing.window()
-        self.finished = growing.complete
         if not growing.complete:
             window = window.first(growing.shape.size)
         self.sent.setdefault(len(window) - 1, Standing(growing.nodes[: len(window)], window))
