@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# Settings of a draft that SGLang runs itself. Its attention backend is not among them: SGLang may choose one
+# Settings of a draft that SGLang runs itself. Its attention backend is not refused: SGLang may choose one
 # unasked.
-OF_SGLANGS_DRAFTS = (
-    "speculative_draft_load_format",
-    "speculative_draft_kv_cache_dtype",
-    "speculative_draft_window_size",
-    "speculative_draft_sink_size",
-    "speculative_token_map",
-)
+OF_SGLANGS_DRAFT = "mirror's draft is a process of its own, which --mirror-draft-* are for; serve without it"
+
+
+def _given(value: Any) -> bool:
+    return value is not None
+
 
 # Field of SGLang's settings, whether a value of it is refused, why and what to do.
 REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -58,14 +57,10 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda revision: revision not in (None, "main"),
         "the draft process loads the main one; give --speculative-draft-model-path a folder of that revision",
     ),
-    *(
-        (
-            name,
-            lambda value: value is not None,
-            "mirror's draft is a process of its own, which --mirror-draft-* are for; serve without it",
-        )
-        for name in OF_SGLANGS_DRAFTS
-    ),
+    ("speculative_draft_load_format", _given, OF_SGLANGS_DRAFT),
+    ("speculative_draft_kv_cache_dtype", _given, OF_SGLANGS_DRAFT),
+    ("speculative_draft_window_size", _given, OF_SGLANGS_DRAFT),
+    ("speculative_token_map", _given, OF_SGLANGS_DRAFT),
     (
         "enable_custom_logit_processor",
         bool,

@@ -140,7 +140,6 @@ def test_what_sglang_chose_by_itself_counts(models: tuple[str, str]) -> None:
         ({"speculative_draft_load_format": "dummy"}, "--speculative-draft-load-format dummy"),
         ({"speculative_draft_kv_cache_dtype": "fp8_e5m2"}, "--speculative-draft-kv-cache-dtype fp8_e5m2"),
         ({"speculative_draft_window_size": 64}, "--speculative-draft-window-size 64"),
-        ({"speculative_draft_sink_size": 4}, "--speculative-draft-sink-size 4"),
         ({"speculative_token_map": "ids.pt"}, "--speculative-token-map ids.pt"),
         ({"speculative_draft_model_quantization": "fp8"}, "--speculative-draft-model-quantization fp8"),
         ({"enable_custom_logit_processor": True}, "--enable-custom-logit-processor"),
