@@ -57,6 +57,12 @@ DIFFERENCES: tuple[Difference, ...] = (
         for source in ("disk", "ipc", "tensor")
     ),
     Difference(
+        "sglang.srt.server_args.ServerArgs.speculative_draft_kv_cache_dtype is not there",
+        "0.5.17",
+        "0.5.17",
+        "refused where it is given, and there nobody can",
+    ),
+    Difference(
         "MirrorAlgorithm has no get_platform_worker_cls",
         "0.5.23",
         None,
