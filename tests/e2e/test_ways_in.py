@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sglang_mirror.bench.client import complete, payload, stream
 from sglang_mirror.bench.pair import ROOT
-from sglang_mirror.bench.server import Server
+from sglang_mirror.bench.server import START_TIMEOUT_S, Server
 from tests.e2e.fleet import (
     DEADLINE_S,
     GAMMA,
@@ -193,7 +193,7 @@ def test_remote_draft_example(plain_server: Server) -> None:
         return False
 
     try:
-        wait_for(is_ready)
+        wait_for(is_ready, START_TIMEOUT_S)
         found = complete(url, payload(prompts(1)[0], num_tokens=48))
         assert found.text == generate(plain_server, prompts(1)[0]).text
         assert found.meta["spec_accept_length"] > 1
