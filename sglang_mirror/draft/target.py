@@ -47,7 +47,7 @@ class Target:
         return Work(self.busy_ms, self.windows, self.forwards)
 
     def expect(self, least: float, rate: float) -> None:
-        """From now on its windows end before nodes that are less probable; a log-probability."""
+        """From now on its windows end before nodes less probable than that (a logarithm); and its rate."""
         self.rate = rate
         shape = self.settings.shape
         if least != shape.least:
