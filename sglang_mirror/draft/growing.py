@@ -20,14 +20,6 @@ from sglang_mirror.draft.tree import Node
 class GrowingTree:
     """A window of any shape in the making; see `grow_behind`.
 
-    Args:
-        root: the node.
-        shape: bounds of the window.
-        agreement: how often the target agrees with the draft.
-        streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
-        least_awaited: log-probability of the nodes that are due, below which it ends rather than take
-            another forward.
-
     Attributes:
         forwards: that it has taken.
     """
@@ -127,7 +119,7 @@ class GrowingTree:
 
     def tips(self) -> list[Node]:
         """The nodes to compute next, the most valuable first, each with the tokens guessed behind it."""
-        return [self._with_guesses(number) for number in self._growth.open]
+        return [] if self.complete else [self._with_guesses(number) for number in self._growth.open]
 
     def _with_guesses(self, number: int) -> Node:
         node = self._known[number]

@@ -15,13 +15,6 @@ from sglang_mirror.draft.tree import Node
 class GrowingChain:
     """See `growing.grow_behind`. The window is what `core.growth.Growth` would find, in fewer words.
 
-    Args:
-        root: the node.
-        shape: bounds of the window.
-        agreement: how often the target agrees with the draft.
-        streamed: whether its nodes are computed along with what a streaming draft guesses behind them.
-        least_awaited: log-probability of the last node below which it ends rather than take another forward.
-
     Attributes:
         nodes: so far, one behind another.
         shape: as given.
@@ -57,12 +50,12 @@ class GrowingChain:
         self.complete = not self._depth
 
     @property
-    def num_drafted(self) -> int:
+    def depth(self) -> int:
         return len(self.nodes) - 1
 
     @property
-    def depth(self) -> int:
-        return len(self.nodes) - 1
+    def num_drafted(self) -> int:
+        return self.depth
 
     def extend(self) -> bool:
         """Take in what has been computed since; whether it is complete."""

@@ -144,10 +144,9 @@ class Scheduler:
         whole = sum(len(each.segment.tokens) for each in chunk) == room
         fitting, failed = self._reserve([*work, *chunk])
         if fitting:
-            began_s = time.monotonic()
-            self._forward(fitting, whole_chunk=whole and not failed)
+            took_s = self._forward(fitting, whole_chunk=whole and not failed)
             if waiting and not chunk:
-                self._awaited(time.monotonic() - began_s)
+                self._awaited(took_s)
         return Done([(each.target, each.session) for each in fitting], failed)
 
     def _rollouts(self, sessions: Sequence[tuple[Target, Session]], waiting: Set[bytes]) -> list[_Demand]:
@@ -215,7 +214,8 @@ class Scheduler:
                 failed.append((each.target, each.session, reason(error)))
         return fitting, failed
 
-    def _forward(self, work: Sequence[Part], *, whole_chunk: bool) -> None:
+    def _forward(self, work: Sequence[Part], *, whole_chunk: bool) -> float:
+        """Compute the rows and take in what is said of them; the seconds that the model took."""
         num_candidates = max(each.target.settings.kappa for each in work) + 1
         start_s = time.monotonic()
         try:
@@ -236,3 +236,4 @@ class Scheduler:
                 node.candidates = found.next if kept == num_candidates else found.next.without((), kept)
                 node.ahead = found.ahead
         self._trace.forward(start_s, end_s, len(work), num_rows - num_prompt_rows, num_prompt_rows)
+        return end_s - start_s

@@ -94,9 +94,9 @@ class DraftService:
                 self._open(target, message)
             case Commit():
                 target.expect(message.least, message.rate)
-                num_awaited = sum(not committed.window_len for committed in message.committed)
+                least = self._least_awaited(target, sum(not each.window_len for each in message.committed))
                 for committed in message.committed:
-                    self._commit(target, committed, num_awaited)
+                    self._commit(target, committed, least)
             case Signal():
                 self._signal(target, message)
             case Close():
@@ -215,7 +215,7 @@ class DraftService:
     def _least_awaited(self, target: Target, num_windows: int) -> float:
         return least_awaited(target.rate, self._scheduler.awaited_s, max(num_windows, 1))
 
-    def _commit(self, target: Target, committed: Committed, num_awaited: int) -> None:
+    def _commit(self, target: Target, committed: Committed, least_awaited: float) -> None:
         stamp = committed.stamp
         session = target.sessions.get(stamp.request)
         if session is None or session.stamp.generation < stamp.generation:
@@ -234,7 +234,7 @@ class DraftService:
             self._fail(target, stamp, problem)
             return
         try:
-            session.commit(committed, target.settings, least_awaited=self._least_awaited(target, num_awaited))
+            session.commit(committed, target.settings, least_awaited=least_awaited)
         except RuntimeError as error:
             self._no_memory(target, stamp, reason(error))
             return

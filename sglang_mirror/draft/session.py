@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from sglang_mirror.core.growth import WindowShape
@@ -45,7 +44,7 @@ class Session:
         awaited: bool,
         settings: RolloutSettings,
         cache: Cache,
-        least_awaited: float = -math.inf,
+        least_awaited: float,
     ) -> None:
         self.stamp = stamp
         self.awaited = awaited

@@ -24,8 +24,10 @@ def options(path: tuple[int, ...], count: int = 4) -> Candidates:
     return Candidates(tuple(tokens), tuple(math.log(w / sum(weights)) for w in weights[:count]))
 
 
-def grown(shape: WindowShape, order: random.Random | None = None) -> Growth:
-    growth = Growth(7, shape, Literal())
+def grown(
+    shape: WindowShape, order: random.Random | None = None, agreement: Agreement | None = None
+) -> Growth:
+    growth = Growth(7, shape, agreement or Literal())
     while not growth.complete:
         number = growth.open[0] if order is None else order.choice(growth.open)
         growth.expand({number: options(tokens_to(growth, number))})

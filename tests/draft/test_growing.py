@@ -15,7 +15,7 @@ from sglang_mirror.draft.growing import Growing, GrowingTree, grow_behind
 from sglang_mirror.draft.growing_chain import GrowingChain
 from sglang_mirror.draft.scheduler import in_turn
 from sglang_mirror.draft.tree import Node
-from tests.core.test_growth import options, tokens_to
+from tests.core.test_growth import grown, options, tokens_to
 
 
 def computed(growing: Growing) -> int:
@@ -30,20 +30,13 @@ def path_to(node: Node) -> tuple[int, ...]:
     return (*path_to(node.parent), node.token) if node.parent is not None else (node.token,)
 
 
-def by_growth(shape: WindowShape) -> Growth:
-    growth = Growth(7, shape, Agreement())
-    while not growth.complete:
-        growth.expand({number: options(tokens_to(growth, number)) for number in growth.open})
-    return growth
-
-
 @given(st.integers(0, 8), st.integers(1, 8), st.floats(-6.0, 0.0) | st.just(-float("inf")))
 def test_a_chain(depth: int, size: int, least: float) -> None:
     shape = WindowShape(depth, 1, size, least)
     growing = grow_behind(Node(7, None, 0), shape, Agreement())
     assert isinstance(growing, GrowingChain)
     forwards = computed(growing)
-    window = by_growth(shape).window()
+    window = grown(shape, agreement=Agreement()).window()
     assert growing.window() == window
     assert (growing.num_drafted, growing.depth) == (len(window) - 1, len(window) - 1)
     assert [node.token for node in growing.nodes] == list(window.tokens)
@@ -72,7 +65,7 @@ def test_a_tree(depth: int, topk: int, size: int, least: float) -> None:
     growing = grow_behind(Node(7, None, 0), shape, Agreement())
     assert isinstance(growing, GrowingTree)
     computed(growing)
-    assert growing.window() == by_growth(shape).window()
+    assert growing.window() == grown(shape, agreement=Agreement()).window()
 
 
 @pytest.mark.parametrize("topk", [1, 2])
