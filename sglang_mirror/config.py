@@ -77,8 +77,10 @@ class MirrorConfig:
         "auto: windows end before tokens too improbable to be worth verifying; full: at their depth",
         choices=("auto", "full"),
     )
-    miss: Literal["wait", "plain"] = _setting(
-        "wait", "after a miss: wait for a fresh window, or decode plainly once", choices=("wait", "plain")
+    miss: Literal["auto", "wait", "plain"] = _setting(
+        "auto",
+        "after a miss: wait for a fresh window, decode plainly once, or what is measured to be faster",
+        choices=("auto", "wait", "plain"),
     )
     miss_wait_ms: float = _setting(50.0, "how long to wait for a window before decoding plainly", low=0)
     beat_ms: int = _setting(100, "how often the draft must be heard, in milliseconds", low=10)
@@ -107,6 +109,11 @@ class MirrorConfig:
             problems.append(
                 f"--mirror-lost-after-ms {self.lost_after_ms:g}: must be at least {BEATS_BEFORE_LOST} times "
                 f"--mirror-beat-ms {self.beat_ms}, or an idle draft would count as lost between two beats"
+            )
+        if (self.miss, self.roots) == ("plain", "none"):
+            problems.append(
+                "--mirror-miss plain: with --mirror-roots none every step misses, so nothing would ever be "
+                "speculated; choose wait, or other roots"
             )
         if problems:
             raise SettingsError(problems)

@@ -32,7 +32,7 @@ class Rate:
     tokens: float = 0.0
     seconds: float = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
+    def add(self, tokens: float, seconds: float) -> None:
         self.tokens = KEPT * self.tokens + tokens
         self.seconds = KEPT * self.seconds + seconds
 
@@ -120,8 +120,7 @@ class Policy:
         Args:
             batch: its requests.
             sampled: whether any of them draws its tokens.
-            speculated: whether it had windows, or waited for one; without either, a step that was to
-                speculate tells nothing.
+            speculated: whether the draft was asked; without one, a step that was to speculate tells nothing.
             tokens: committed, of all requests.
             seconds: until the next step began.
         """

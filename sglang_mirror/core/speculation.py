@@ -1,11 +1,13 @@
-"""Whether to speculate in a step, and how far: what the steps before it have shown of both."""
+"""Whether to speculate in a step, how far, and whom to wait for: what the steps before it have shown."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sglang_mirror.core.policy import Policy
+from sglang_mirror.core.waiting import Fared, Waiting
 from sglang_mirror.core.worth import Worth
 
 
@@ -25,12 +27,16 @@ class Speculation:
     Args:
         may_rest: whether steps may go without windows where plain decoding is faster.
         may_end: whether windows may end where the next token does not pay.
+        least_misses: in one step, from which on their windows are waited for; None: as measured.
         resizable: whether a verification of fewer rows is a shorter one: then tokens have rows to pay for.
     """
 
-    def __init__(self, *, may_rest: bool, may_end: bool, resizable: bool) -> None:
+    def __init__(
+        self, *, may_rest: bool, may_end: bool, resizable: bool, least_misses: float | None = 0.0
+    ) -> None:
         self._policy = Policy() if may_rest else None
-        self._worth = Worth() if may_end else None
+        self._worth, self._may_end = Worth(), may_end
+        self._waiting, self._least_misses = Waiting(), least_misses
         self._resizable = resizable
         self._last = _Step()
 
@@ -47,28 +53,44 @@ class Speculation:
         self._last = _Step(batch, sampled)
         return self._policy is None or self._policy.choose(batch, sampled=sampled)
 
-    def end(self, *, rows: int, seconds: float, speculated: bool, tokens: int) -> None:
-        """The step has been verified.
+    def end(self, fared: Sequence[Fared], *, rows: int, seconds: float, waited_s: float, tokens: int) -> None:
+        """The step has been verified, and what it committed been looked up.
 
         Args:
+            fared: each request that the draft holds and may have had a window for.
             rows: of all requests together.
             seconds: that the verification took.
-            speculated: whether the step had windows, or waited for one.
+            waited_s: seconds that it had been waited for windows before.
             tokens: committed, of all requests.
         """
-        self._last.speculated, self._last.tokens = speculated, tokens
-        if self._worth is not None:
-            self._worth.verified(rows, seconds)
+        # If all had been waited for in vain before, nobody waited this time: their draft hangs.
+        self._last.speculated = waited_s > 0.0 or any(
+            each.drafted is not None or not each.awaited for each in fared
+        )
+        self._last.tokens = tokens
+        self._worth.verified(rows, seconds)
+        self._waiting.learn(fared, waited_s, math.exp(self._least))
 
     @property
     def least(self) -> float:
         """Log-probability below which a node is not worth its row; -inf if every one is."""
-        return -math.inf if self._worth is None or not self._resizable else self._worth.least
+        return self._least if self._may_end else -math.inf
+
+    @property
+    def _least(self) -> float:
+        return self._worth.least if self._resizable else -math.inf
 
     @property
     def rate(self) -> float:
         """Tokens a second, as an awaited window has to pay for; 0 if it need not, or they are unknown."""
-        return 0.0 if self._worth is None else self._worth.rate
+        return self._worth.rate if self._may_end else 0.0
+
+    @property
+    def least_misses(self) -> float:
+        """Misses in one step from which on their windows are waited for."""
+        if self._least_misses is not None:
+            return self._least_misses
+        return self._waiting.least_misses(self._worth.rate)
 
     def report(self) -> dict[str, dict[str, bool]]:
         """As `Policy.report`; empty if every step speculates."""
@@ -83,5 +105,5 @@ class Speculation:
                 tokens=step.tokens,
                 seconds=cycle_s,
             )
-        if self._worth is not None and step.speculated:
+        if step.speculated:
             self._worth.stepped(step.tokens, cycle_s)

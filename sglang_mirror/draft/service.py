@@ -96,7 +96,7 @@ class DraftService:
                 target.expect(message.least, message.rate)
                 least = self._least_awaited(target, sum(not each.window_len for each in message.committed))
                 for committed in message.committed:
-                    self._commit(target, committed, least)
+                    self._commit(target, committed, least, waits=message.waits)
             case Signal():
                 self._signal(target, message)
             case Close():
@@ -215,7 +215,7 @@ class DraftService:
     def _least_awaited(self, target: Target, num_windows: int) -> float:
         return least_awaited(target.rate, self._scheduler.awaited_s, max(num_windows, 1))
 
-    def _commit(self, target: Target, committed: Committed, least_awaited: float) -> None:
+    def _commit(self, target: Target, committed: Committed, least_awaited: float, *, waits: bool) -> None:
         stamp = committed.stamp
         session = target.sessions.get(stamp.request)
         if session is None or session.stamp.generation < stamp.generation:
@@ -234,7 +234,7 @@ class DraftService:
             self._fail(target, stamp, problem)
             return
         try:
-            session.commit(committed, target.settings, least_awaited=least_awaited)
+            session.commit(committed, target.settings, waits=waits, least_awaited=least_awaited)
         except RuntimeError as error:
             self._no_memory(target, stamp, reason(error))
             return

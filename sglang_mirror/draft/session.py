@@ -80,7 +80,9 @@ class Session:
         pending = self._tree.num_pending
         return pending if pending > SHORT_TEXT else 0
 
-    def commit(self, committed: Committed, settings: RolloutSettings, *, least_awaited: float) -> None:
+    def commit(
+        self, committed: Committed, settings: RolloutSettings, *, waits: bool, least_awaited: float
+    ) -> None:
         """The window's outcome is known: learn, keep what it leaves alive, and prepare for the next."""
         self._settings = settings
         self._rollout.learn(committed.tokens)
@@ -89,9 +91,11 @@ class Session:
         if move is not None:
             self.cache.move(move.slots, move.start)
         self.stamp = committed.stamp
-        self.awaited = not committed.window_len
+        self.awaited = waits and not committed.window_len
         self._quiet = False
-        self._rollout = self._roll_out(hit or self._grow(self._settings.shape, least_awaited))
+        # What the target verifies now, or waits for.
+        shape = settings.shape if waits or committed.window_len else WindowShape.chain(0)
+        self._rollout = self._roll_out(hit or self._grow(shape, least_awaited))
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
         """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all."""

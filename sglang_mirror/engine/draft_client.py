@@ -55,6 +55,7 @@ class DraftClient:
         counters: as given.
         least: log-probability below which a token does not pay for its row, as every Commit says.
         rate: tokens a second, as every Commit says.
+        least_misses: in one step, from which on the target waits for their windows.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class DraftClient:
         self._lock = threading.RLock()
         self._requests = Requests()
         self.counters = counters
-        self.least, self.rate = -math.inf, 0.0
+        self.least, self.rate, self.least_misses = -math.inf, 0.0, 0.0
 
     @property
     def peer(self) -> Peer:
@@ -114,7 +115,9 @@ class DraftClient:
             if request.epoch == self._line.epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    self._say([Committed(request.stamp, tuple(tokens[known:]), window_len=0)])
+                    request.awaited = self.least_misses < math.inf
+                    said = Committed(request.stamp, tuple(tokens[known:]), window_len=0)
+                    self._say([said], waits=request.awaited)
             elif not request.given_up:
                 self._open(request, tokens, window=True)
             return request
@@ -126,6 +129,7 @@ class DraftClient:
             self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
         request.reopen(self._line.epoch if self.peer is Peer.READY else UNHELD)
+        request.awaited = window
         self._line.send(Open(request.stamp, request.rid, tuple(tokens), window))
 
     def _give_up(self, request: Request) -> None:
@@ -152,12 +156,14 @@ class DraftClient:
             if gone:
                 self._line.send(Close(tuple(request.number for request in gone)))
 
-    def collect(self, requests: Sequence[Request], wait_ms: float) -> bool:
+    def collect(self, requests: Sequence[Request], wait_ms: float) -> float:
         """Wait at most `wait_ms` milliseconds until each request that can expect a window has it.
 
         Returns:
-            whether each has; if not, it was waited for in vain.
+            seconds that it took; 0 if none of them could.
         """
+        if not any(map(self._awaits, requests)):
+            return 0.0
         began = time.monotonic()
         deadline = began + wait_ms / 1000
         while awaited := [request for request in requests if self._awaits(request)]:
@@ -167,12 +173,16 @@ class DraftClient:
                     request.patient = False
                 break
             self.receive(min(left_ms, POLL_MS))
-        self.counters.waited_ms += (time.monotonic() - began) * 1000
-        return not awaited
+        seconds = time.monotonic() - began
+        self.counters.waited_ms += seconds * 1000
+        return seconds
+
+    def holds(self, request: Request) -> bool:
+        """Whether the draft lives, and was told of this request."""
+        return self._line.judge() is Peer.READY and request.epoch == self._line.epoch
 
     def _awaits(self, request: Request) -> bool:
-        ready = self._line.judge() is Peer.READY
-        return ready and request.window is None and request.epoch == self._line.epoch and request.patient
+        return request.awaited and request.window is None and request.patient and self.holds(request)
 
     def wait_for_branches(self, requests: Sequence[Request], phase: int, wait_ms: float) -> None:
         """Lockstep: wait until all branches up to `phase` have come for every request with a window."""
@@ -206,12 +216,15 @@ class DraftClient:
                 if request.epoch == self._line.epoch:
                     window_len = len(branch.window) - 1 if branch else 0
                     said.append(Committed(request.stamp, tuple(tokens), window_len))
-            self._say(said)
+            waits = hits.count(None) >= self.least_misses
+            for request, _, _ in steps:
+                request.awaited = waits and request.window is None
+            self._say(said, waits=waits)
             return hits
 
-    def _say(self, committed: Sequence[Committed]) -> None:
+    def _say(self, committed: Sequence[Committed], *, waits: bool) -> None:
         if committed:
-            self._line.send(Commit(tuple(committed), self.least, self.rate))
+            self._line.send(Commit(tuple(committed), self.least, self.rate, waits))
 
     def receive(self, timeout_ms: float) -> None:
         """Handle what has come, waiting for the first message at most `timeout_ms` milliseconds."""

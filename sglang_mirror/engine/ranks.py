@@ -13,11 +13,11 @@ from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import phase_budgets
-from sglang_mirror.core.speculation import Speculation
 from sglang_mirror.core.verify import Outcome
 from sglang_mirror.core.window import Window
 from sglang_mirror.engine.early_exit import Publish
 from sglang_mirror.engine.host import get_serving
+from sglang_mirror.engine.judging import fared, speculation_of
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses, exit_candidates
@@ -124,15 +124,11 @@ class LeadingRank:
         self._client = self._supervisor.client
         self._metrics = _metrics(counters) if server_args.enable_metrics else None
         self._prefilled: dict[str, Any] = {}
-        # A trace shows every step's window, and all of it.
-        traced = config.lockstep or config.trace is not None
-        self._speculation = Speculation(
-            may_rest=not traced and config.speculate != "always",
-            may_end=not traced and config.window_end != "full",
-            resizable=resizable,
-        )
+        self._speculation = speculation_of(config, resizable=resizable)
+        self._tell_client()
+        # Of the running step: the requests that it speculates for, and how long it waited for windows.
         self._requests: list[Request] = []
-        self._in_vain = False  # whether the running step has waited for a window that did not come
+        self._waited_s = 0.0
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
@@ -162,12 +158,12 @@ class LeadingRank:
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
             sampled: whether any of them draws its tokens.
         """
-        self._requests, self._in_vain = [], False
+        self._requests, self._waited_s = [], 0.0
         ours: Windows = [None] * len(reqs)
         if self._speculation.begin(len(reqs), sampled=sampled, cycle_s=cycle_s):
             self._requests = [self._request_of(*pair) for pair in zip(reqs, unread, strict=True)]
-            if self._config.miss == "wait":
-                self._in_vain = not self._client.collect(self._requests, self._config.miss_wait_ms)
+            if self._config.miss != "plain":
+                self._waited_s = self._client.collect(self._requests, self._config.miss_wait_ms)
             ours = [request.window for request in self._requests]
         found: Windows = self._group.broadcast_object(ours, src=0)
         return found
@@ -188,19 +184,20 @@ class LeadingRank:
 
         A draft that was not asked for windows is not told either: it hears of all tokens when it next is.
         """
-        self._speculation.end(
-            rows=num_rows,
-            seconds=times[1] - times[0],
-            speculated=any(windows) or self._in_vain,
-            tokens=sum(map(len, committed)),
-        )
-        self._client.least, self._client.rate = self._speculation.least, self._speculation.rate
         live = [place for place, tokens in enumerate(committed) if tokens]
         windows, committed = [windows[place] for place in live], [committed[place] for place in live]
         self._requests = [self._requests[place] for place in live if self._requests]
-        hits: list[Branch | None] = [None] * len(committed)
-        if self._requests:
-            hits = self._look_up(windows, committed)
+        held = [place for place, request in enumerate(self._requests) if self._client.holds(request)]
+        awaited = [request.awaited for request in self._requests]
+        hits = self._look_up(windows, committed)
+        self._speculation.end(
+            fared(held, windows, awaited, committed, hits),
+            rows=num_rows,
+            seconds=times[1] - times[0],
+            waited_s=self._waited_s,
+            tokens=sum(map(len, committed)),
+        )
+        self._tell_client()
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
         self._count(windows, committed, hits)
         if self._metrics is not None:
@@ -208,7 +205,14 @@ class LeadingRank:
         if self._trace:
             self._write_trace(windows, committed, hits, times)
 
+    def _tell_client(self) -> None:
+        """What its next Commits say."""
+        client, judged = self._client, self._speculation
+        client.least, client.rate, client.least_misses = judged.least, judged.rate, judged.least_misses
+
     def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
+        if not self._requests:
+            return [None] * len(committed)
         if self._config.lockstep:
             first, total = phase_budgets(self._config.roots, self._config.root_budget)
             last_phase = 2 if total > first else int(first > 0)

@@ -27,6 +27,7 @@ class Request:
         generation: how often it was opened at a draft.
         epoch: the draft's life in which it was opened; another epoch's draft has never heard of it.
         window: the next window, if there is one yet.
+        awaited: whether the draft was asked for it.
         table: branches for the window being verified.
         phase: the last phase whose branches have all come.
         patient: whether waiting for a window has not been in vain lately.
@@ -39,6 +40,7 @@ class Request:
     generation: int = 0
     epoch: int = UNHELD
     window: Window | None = None
+    awaited: bool = False
     table: BranchTable = field(default_factory=BranchTable)
     phase: int = 0
     patient: bool = True
@@ -55,7 +57,7 @@ class Request:
     def advance(self, tokens: list[int]) -> None:
         """Commit tokens; what was prepared for another state is dropped."""
         self.tokens += tokens
-        self.window = None
+        self.window, self.awaited = None, False
         self.phase = 0
         self.table.restart(len(self.tokens))
 

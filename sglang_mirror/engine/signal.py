@@ -18,13 +18,16 @@ Addresses = Sequence[tuple[Stamp, int]]
 def addresses(requests: Sequence[Request], windows: Sequence[Window | None]) -> Addresses:
     """Where the candidates of these windows' verification go. Taken before it: requests move on meanwhile.
 
-    A window that came after they were taken to be verified is not among them.
+    Without a window it is the root alone, also if one came after they were taken to be verified.
     """
-    return [(request.stamp, len(window or ())) for request, window in zip(requests, windows, strict=True)]
+    return [
+        (request.stamp, len(window) if window else 1)
+        for request, window in zip(requests, windows, strict=True)
+    ]
 
 
 def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor) -> list[ExitCandidates]:
-    """One entry a request with a window, of that window's nodes alone.
+    """One entry a request, of its window's nodes alone.
 
     Args:
         to: the requests of the batch.
@@ -36,7 +39,6 @@ def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor)
     return [
         ExitCandidates(stamp, _nested(ids[row][:count]), _nested(values[row][:count]))
         for row, (stamp, count) in enumerate(to)
-        if count
     ]
 
 

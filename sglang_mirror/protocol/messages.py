@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_mirror.core.growth import WindowShape
 
-VERSION = 5
+VERSION = 6
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +92,7 @@ class Committed(msgspec.Struct, frozen=True, array_like=True):
         stamp: the request after the commit.
         tokens: what was committed: accepted draft tokens, then the correction.
         window_len: draft tokens of the branch that the target verifies next, as far as it had come; 0 after a
-            miss: the target waits for a window.
+            miss.
     """
 
     stamp: Stamp
@@ -108,11 +108,14 @@ class Commit(Message, frozen=True, tag="commit"):
             verified; -inf for every node that there is room for.
         rate: tokens a second that the target commits, of all requests: what a window that it waits for costs
             it. 0: unknown, or it waits for whole windows.
+        waits: whether it waits for the windows of requests that missed. If not, it verifies their roots alone
+            and wants branches for what may follow these.
     """
 
     committed: tuple[Committed, ...]
     least: float = -math.inf
     rate: float = 0.0
+    waits: bool = True
 
 
 class ExitCandidates(msgspec.Struct, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ import pytest
 
 from sglang_mirror.core.policy import FIRST_PAUSE
 from sglang_mirror.core.speculation import Speculation
+from sglang_mirror.core.waiting import ENOUGH, Fared
 
 SECONDS = {True: 0.040, False: 0.006}
 TOKENS = {True: 3, False: 1}
@@ -19,7 +20,8 @@ def play(judge: Speculation, steps: int, *, prefills: bool = False) -> list[bool
     for step in range(steps):
         speculate = judge.begin(1, sampled=False, cycle_s=None if prefills else took)
         rows = 2 + step % 7 if speculate else 1
-        judge.end(rows=rows, seconds=0.003 * rows, speculated=speculate, tokens=TOKENS[speculate])
+        fared = [Fared(rows - 1, awaited=False, tokens=TOKENS[True], hit=True)] if speculate else []
+        judge.end(fared, rows=rows, seconds=0.003 * rows, waited_s=0.0, tokens=TOKENS[speculate])
         took = SECONDS[speculate]
         chosen.append(speculate)
     return chosen
@@ -56,3 +58,30 @@ def test_rows_cost_nothing_where_all_windows_are_as_large() -> None:
 
 def test_a_step_before_a_prefill_tells_nothing() -> None:
     assert all(play(Speculation(may_rest=True, may_end=True, resizable=True), 500, prefills=True))
+
+
+@pytest.mark.parametrize(("given", "found"), [(0.0, 0.0), (math.inf, math.inf), (None, 100 * 0.030 / 2)])
+def test_misses_are_waited_for_as_it_was_set_or_measured(given: float | None, found: float) -> None:
+    """A step of 40 ms, 30 of which it waits, commits 4 tokens; the one that waits has 2 by its window."""
+    judge = Speculation(may_rest=False, may_end=True, resizable=False, least_misses=given)
+    fared = [Fared(5, awaited=True, tokens=3, hit=False)]
+    for _ in range(ENOUGH):
+        judge.begin(2, sampled=False, cycle_s=0.040)
+        judge.end(fared, rows=12, seconds=0.010, waited_s=0.030, tokens=4)
+    judge.begin(2, sampled=False, cycle_s=0.040)
+    assert judge.least_misses == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("drafted", "awaited", "waited_s", "counts"),
+    [(5, False, 0.0, True), (None, True, 0.050, True), (None, False, 0.0, True), (None, True, 0.0, False)],
+)
+def test_a_step_is_one_that_speculates_unless_nobody_waits_for_its_draft_any_more(
+    drafted: int | None, awaited: bool, waited_s: float, counts: bool
+) -> None:
+    judge = Speculation(may_rest=False, may_end=True, resizable=False)
+    judge.begin(1, sampled=False, cycle_s=None)
+    fared = [Fared(drafted, awaited=awaited, tokens=1, hit=False)]
+    judge.end(fared, rows=1, seconds=0.010, waited_s=waited_s, tokens=1)
+    judge.begin(1, sampled=False, cycle_s=0.040)
+    assert (judge.rate > 0.0) is counts

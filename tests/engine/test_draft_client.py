@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sglang_mirror.core.verify import Outcome
 from sglang_mirror.engine.request import Request
 from sglang_mirror.protocol.liveness import Peer
 from sglang_mirror.protocol.messages import (
@@ -31,7 +32,7 @@ def test_nothing_is_sent_before_the_draft_is_ready(make_line: Callable[[float], 
     line = make_line(60.0)
     line.client.open("a", PROMPT)
     request = line.client.committed("a", [*PROMPT, 8])
-    line.client.collect([request], 5000)  # and nobody waits for what cannot come
+    assert line.client.collect([request], 5000) == 0.0  # nobody waits for what cannot come
     assert request.window is None
     line.meet()
     assert line.client.committed("a", [*PROMPT, 8]) is request
@@ -106,14 +107,38 @@ def test_stale_windows_are_dropped(line: Line, request_: Request) -> None:
 
 def test_patience_ends_and_comes_back(line: Line, request_: Request) -> None:
     commit(line, request_, 0, 10)
-    assert not line.client.collect([request_], 30)
+    assert line.client.collect([request_], 30) >= 0.030
     assert not request_.patient
-    assert line.client.collect([request_], 60_000)  # returns at once: nobody is waited for
+    assert line.client.collect([request_], 60_000) == 0.0  # nobody is waited for
     late = request_.stamp
     commit(line, request_, 0, 11)
     line.peer.say(window(late, 3, 4))
     line.until(lambda: request_.patient)
     assert request_.window is None
+
+
+@pytest.mark.parametrize(("least", "waits"), [(1, True), (1.5, False)])
+def test_few_misses_are_not_waited_for(line: Line, request_: Request, least: float, waits: bool) -> None:
+    line.client.least_misses = least
+    commit(line, request_, 0, 10)
+    assert line.peer.hear(Commit).waits is waits
+    assert request_.awaited is waits
+    assert (line.client.collect([request_], 10) > 0.0) is waits
+
+
+def test_of_many_misses_all_are_waited_for(line: Line, request_: Request) -> None:
+    other = line.client.committed("b", [*PROMPT, 9])
+    line.client.least_misses = 2
+    line.peer.say(branch(request_.stamp, 0, 10, 3, 4))
+    line.until(lambda: line.client.counters.branches == 1)
+    outcomes = [(request_, Outcome(0, 10), [10]), (other, Outcome(0, 10), [10])]
+    line.client.commit(outcomes)  # one hit, one miss
+    assert not line.peer.hear(Commit).waits
+    line.client.commit(outcomes)
+    said = line.peer.hear(Commit)
+    assert said.waits
+    assert [each.window_len for each in said.committed] == [0, 0]
+    assert request_.awaited and other.awaited
 
 
 def test_closed_requests_are_forgotten(line: Line, request_: Request) -> None:
@@ -143,7 +168,7 @@ def test_a_silent_draft_is_lost_and_won_back(make_line: Callable[[float], Line])
     line.client.open("a", PROMPT)
     request = line.client.committed("a", [*PROMPT, 8])
     line.tick_until(Peer.LOST)
-    line.client.collect([request], 60_000)  # returns at once
+    assert line.client.collect([request], 60_000) == 0.0
     commit(line, request, 0, 9)  # and goes on without it
     line.meet()
     assert line.client.counters.connections == 2

@@ -23,8 +23,7 @@ def test_a_request_given_up_twice_is_not_asked_again(line: Line) -> None:
     line.client.open("a", [*PROMPT, 8, 9, 10])  # taken back by SGLang, it is prefilled again
     assert line.peer.hears_nothing(Open)
     assert line.client.current("a", 6) is request  # nor are its tokens put together for nobody
-    assert line.client.collect([request], PATIENCE_MS)
-    assert line.client.counters.waited_ms < PATIENCE_MS
+    assert line.client.collect([request], PATIENCE_MS) == 0.0
 
 
 def test_one_failed_forward_counts_once(line: Line, request_: Request) -> None:
@@ -49,5 +48,4 @@ def test_a_text_that_is_too_long_for_the_draft_is_not_sent(line: Line) -> None:
     request = line.client.committed("a", [*long, 1])
     assert line.peer.hear(Close).requests == (request.number,)  # its first chunks hold no memory there
     assert line.peer.hears_nothing(Open)
-    assert line.client.collect([request], PATIENCE_MS)
-    assert line.client.counters.waited_ms < PATIENCE_MS
+    assert line.client.collect([request], PATIENCE_MS) == 0.0

@@ -1,0 +1,46 @@
+"""What the settings leave to be measured, and how a step's requests fared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.speculation import Speculation
+from sglang_mirror.core.waiting import Fared
+from sglang_mirror.core.window import Window
+
+
+def speculation_of(config: MirrorConfig, *, resizable: bool) -> Speculation:
+    """As the settings have it; a trace shows every step's window, and all of it."""
+    traced = config.lockstep or config.trace is not None
+    return Speculation(
+        may_rest=not traced and config.speculate != "always",
+        may_end=not traced and config.window_end != "full",
+        resizable=resizable,
+        least_misses=_least_misses(config, traced=traced),
+    )
+
+
+def _least_misses(config: MirrorConfig, *, traced: bool) -> float | None:
+    """Without branches a request that is not waited for never has a window, so there all are."""
+    if config.miss == "plain":
+        return math.inf
+    return 0.0 if traced or config.miss == "wait" or config.roots == "none" else None
+
+
+def fared(
+    held: Sequence[int],
+    windows: Sequence[Window | None],
+    awaited: Sequence[bool],
+    committed: Sequence[Sequence[int]],
+    hits: Sequence[Branch | None],
+) -> list[Fared]:
+    """How the requests at the places `held` fared in a step: `awaited` before it, `hits` at its end."""
+    found = []
+    for place in held:
+        window = windows[place]
+        drafted = len(window) - 1 if window else None
+        found.append(Fared(drafted, awaited[place], len(committed[place]), hits[place] is not None))
+    return found
