@@ -50,6 +50,11 @@ def test_every_value_out_of_range_is_named() -> None:
     ]
 
 
+def test_without_branches_or_waits_nothing_is_speculated() -> None:
+    with pytest.raises(SettingsError, match=r"--mirror-miss plain: with --mirror-roots none .* choose wait"):
+        MirrorConfig(miss="plain", roots="none")
+
+
 def test_a_beat_that_cannot_be_heard_in_time() -> None:
     with pytest.raises(SettingsError, match=r"--mirror-lost-after-ms 1000: .* --mirror-beat-ms 400"):
         MirrorConfig(beat_ms=400)

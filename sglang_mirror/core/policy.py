@@ -32,7 +32,7 @@ class Rate:
     tokens: float = 0.0
     seconds: float = 0.0
 
-    def add(self, tokens: float, seconds: float) -> None:
+    def add(self, tokens: int, seconds: float) -> None:
         self.tokens = KEPT * self.tokens + tokens
         self.seconds = KEPT * self.seconds + seconds
 

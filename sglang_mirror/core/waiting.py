@@ -1,14 +1,19 @@
 """Whether a step waits for the windows of requests that missed, while the others of its batch have theirs.
 
-A wait of w seconds holds the whole batch up, which commits r tokens a second meanwhile: it costs r * w. It
-brings m requests a window each, and a window brings g tokens in this step. Nor is the next step the same to
-them: behind a window it has one with chance h, behind the root alone with chance q. So a request with a
-window is D = g + (h - q) * D tokens ahead of one without (a decision process of two states, whose relative
-value D is; Howard 1960, Dynamic Programming and Markov Processes, chapter 4), and waiting pays from
+A request's step begins with a branch (its last outcome hit), with a fresh window that was waited for, or
+with its root alone. Let these bring g_b, g_f and no draft tokens, and let there be a branch for their outcome
+with chance h_b, h_f and h_r. The target commits r tokens a second, so a wait of w seconds costs r * w tokens,
+which the m requests that miss share. As a decision process (Howard 1960, Dynamic Programming and Markov
+Processes, chapter 4) a request with a branch is
 
-    m = r * w * (1 - h + q) / g
+    D = g_b / (1 - h_b + h_r)
 
-misses on. All of it is measured: g and w where the target waited, q where it did not.
+tokens ahead of one that goes on with its root alone, and waiting is the better way where a fresh window
+brings more than the request's part of the wait costs, from
+
+    m = r * w / (g_f + (h_f - h_r) * D)
+
+misses on. All of it is measured.
 """
 
 from __future__ import annotations
@@ -17,10 +22,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang_mirror.core.policy import KEPT, Rate
-
+KEPT = 0.98  # of what earlier steps count, with each new one
 ENOUGH = 8  # waits before anything is concluded from them
-SELDOM = 32  # steps with misses that nobody waited for; then one is waited for, or nothing new were learned
+SELDOM = (
+    32  # steps with misses that were decided alike; then one is decided otherwise, to see what that brings
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +47,49 @@ class Fared:
 
 
 @dataclass(slots=True)
-class Share:
-    """How often something was so, the latest steps counting most."""
+class Mean:
+    """Of what was found, the latest counting most."""
 
-    so: float = 0.0
-    all: float = 0.0
+    total: float = 0.0
+    weight: float = 0.0
 
-    def add(self, found: Sequence[bool]) -> None:
-        """What a step has shown; without anything in it it is none."""
+    def add(self, found: Sequence[float]) -> None:
+        """What a step has shown."""
         if found:
-            self.so = KEPT * self.so + sum(found)
-            self.all = KEPT * self.all + len(found)
+            self.total = KEPT * self.total + sum(found)
+            self.weight = KEPT * self.weight + len(found)
 
-    def value(self, unknown: float) -> float:
-        return self.so / self.all if self.all else unknown
+    def value(self, unknown: float = 0.0) -> float:
+        return self.total / self.weight if self.weight else unknown
+
+
+class Way:
+    """One of the ways in which a request's step begins.
+
+    Attributes:
+        brought: draft tokens that it brought, less what their rows cost.
+        hits: how often its outcome had a branch.
+    """
+
+    def __init__(self) -> None:
+        self.brought, self.hits = Mean(), Mean()
+
+    def learn(self, fared: Sequence[Fared], row_tokens: float) -> None:
+        self.brought.add([each.tokens - 1 - row_tokens * (each.drafted or 0) for each in fared])
+        self.hits.add([each.hit for each in fared])
 
 
 class Waiting:
     """Learns what waits bring and cost."""
 
     def __init__(self) -> None:
-        self._waits, self._unwaited = 0, 0
-        self._fresh = Rate()  # tokens that a window brings, and seconds that a step waits
-        self._behind_window, self._behind_root = Share(), Share()
+        self._branch, self._fresh, self._root = Way(), Way(), Way()
+        self._seconds = Mean()  # that a step waits, if it does
+        self._waits = 0
+        self._decided, self._alike = (
+            False,
+            0,
+        )  # whether the last misses were waited for; so many times running
 
     def learn(self, fared: Sequence[Fared], waited_s: float, row_tokens: float) -> None:
         """A step is over.
@@ -73,16 +99,18 @@ class Waiting:
             waited_s: seconds that the target waited for windows.
             row_tokens: what a row of the verification costs, in tokens.
         """
-        self._behind_window.add([each.hit for each in fared if each.drafted is not None])
-        passed = [each.hit for each in fared if each.drafted is None and not each.awaited]
-        self._behind_root.add(passed)
         awaited = [each for each in fared if each.awaited]
+        alone = [each for each in fared if not each.awaited and each.drafted is None]
+        self._branch.learn([f for f in fared if not f.awaited and f.drafted is not None], row_tokens)
+        self._fresh.learn(awaited, row_tokens)
+        self._root.learn(alone, row_tokens)
         if awaited:
-            brought = sum(each.tokens - 1 - row_tokens * (each.drafted or 0) for each in awaited)
-            self._fresh.add(brought / len(awaited), waited_s)
-            self._waits, self._unwaited = self._waits + 1, 0
-        else:
-            self._unwaited += bool(passed)
+            self._seconds.add([waited_s])
+            self._waits += 1
+        if awaited or alone:
+            decided = bool(awaited)
+            self._alike = self._alike + 1 if decided is self._decided else 1
+            self._decided = decided
 
     def least_misses(self, rate: float) -> float:
         """Misses in one step from which on the target had better wait; inf if it never had.
@@ -90,10 +118,15 @@ class Waiting:
         Args:
             rate: tokens a second of the batch, 0 if unknown.
         """
-        if self._waits < ENOUGH or self._unwaited >= SELDOM:
+        if self._waits < ENOUGH:
             return 0.0
-        hits = self._behind_window.value(0.0)
-        cost = rate * self._fresh.seconds * (1.0 - hits + self._behind_root.value(hits))
-        if self._fresh.tokens <= 0.0:
+        if self._alike >= SELDOM:
+            return math.inf if self._decided else 0.0
+        cost = rate * self._seconds.value()
+        behind_fresh = self._fresh.hits.value()
+        behind_root = self._root.hits.value(behind_fresh)
+        ahead = self._branch.brought.value() / max(1.0 - self._branch.hits.value() + behind_root, 1e-3)
+        brought = self._fresh.brought.value() + (behind_fresh - behind_root) * ahead
+        if brought <= 0.0:
             return math.inf if cost else 0.0
-        return cost / self._fresh.tokens
+        return cost / brought

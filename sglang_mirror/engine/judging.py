@@ -15,19 +15,20 @@ from sglang_mirror.core.window import Window
 def speculation_of(config: MirrorConfig, *, resizable: bool) -> Speculation:
     """As the settings have it; a trace shows every step's window, and all of it."""
     traced = config.lockstep or config.trace is not None
+    may_rest = not traced and config.speculate != "always"
     return Speculation(
-        may_rest=not traced and config.speculate != "always",
+        may_rest=may_rest,
         may_end=not traced and config.window_end != "full",
         resizable=resizable,
-        least_misses=_least_misses(config, traced=traced),
+        least_misses=_least_misses(config, may_rest=may_rest),
     )
 
 
-def _least_misses(config: MirrorConfig, *, traced: bool) -> float | None:
+def _least_misses(config: MirrorConfig, *, may_rest: bool) -> float | None:
     """Without branches a request that is not waited for never has a window, so there all are."""
     if config.miss == "plain":
         return math.inf
-    return 0.0 if traced or config.miss == "wait" or config.roots == "none" else None
+    return None if may_rest and config.miss == "auto" and config.roots != "none" else 0.0
 
 
 def fared(

@@ -232,8 +232,13 @@ class LeadingRank:
             self._metrics.publish(ready=self._client.peer is Peer.READY)
 
     def report(self) -> dict[str, Any]:
-        found = {"speculating": self._speculation.report(), "least_chance": math.exp(self._client.least)}
-        return {**self._supervisor.report(), **found}
+        misses = self._client.least_misses
+        return {
+            **self._supervisor.report(),
+            "speculating": self._speculation.report(),
+            "least_chance": math.exp(self._client.least),
+            "least_misses": misses if math.isfinite(misses) else None,
+        }
 
     def _request_of(self, req: Any, unread: Sequence[int]) -> Request:
         if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that

@@ -14,6 +14,7 @@ import pytest
 from sglang_mirror.bench.server import Server
 from tests.e2e.fleet import (
     Fleet,
+    both,
     draft_at,
     flags,
     generate_all,
@@ -22,6 +23,7 @@ from tests.e2e.fleet import (
     report,
     texts,
     wait_for,
+    with_draft,
 )
 
 pytestmark = pytest.mark.server
@@ -61,3 +63,17 @@ def test_speculation_is_given_up_and_taken_up(
         rounds_until(server, expected, lambda said: speculating(said) is True)
         rounds_until(server, expected, lambda said: said["least_chance"] > 0.0)
     fleet.stop("policy")
+
+
+def test_nobody_waits(fleet: Fleet, plain_server: Server) -> None:
+    """What missed goes on without a window beside those that have one, and has branches in the next step."""
+    server = with_draft(fleet.launch("patience", flags(*mirror_flags(fleet.pair.draft, miss="plain"))))
+    wanted, found = both(
+        (plain_server, server), lambda each: texts(generate_all(each, prompts(8), NUM_TOKENS, concurrency=4))
+    )
+    assert found == wanted
+    said = report(server)
+    assert said["waited_ms"] == 0.0
+    assert 0 < said["plain_steps"] < said["steps"]
+    assert said["hit_rate"]["all"] > 0.2
+    fleet.stop("patience")

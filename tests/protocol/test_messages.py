@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ FROM_TARGET = [
     m.Hello(1, "v", 5, 1, 6, 8, "union", 12, 100, "t"),
     m.Open(STAMP, "r", (1, 2, 3), True),
     m.Commit((m.Committed(STAMP, (4, 5), 3), m.Committed(STAMP, (6,), 0))),
-    m.Commit((m.Committed(STAMP, (4, 5), 3),), -2.5),
+    m.Commit((m.Committed(STAMP, (4, 5), 3),), -2.5, 120.0, False),
     m.Signal((m.ExitCandidates(STAMP, ((1, 2), (3, 4)), ((-0.5, -1.5), (-0.25, -2.0))),)),
     m.Close((3, 4)),
 ]
@@ -54,6 +55,11 @@ def test_from_draft(message: m.Message) -> None:
 def test_what_is_no_message_is_refused(codec: Codec[m.Message], data: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a message of this protocol"):
         codec.decode(data)
+
+
+def test_the_protocol_is_written_down_in_its_version() -> None:
+    page = Path(__file__).parents[2] / "docs" / "protocol.md"
+    assert f"Protocol version: **{m.VERSION}**." in page.read_text(encoding="utf-8")
 
 
 @given(data=st.binary(max_size=200))

@@ -1,0 +1,50 @@
+"""What of waiting is left to be measured, and how a step's requests are judged."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.waiting import ENOUGH, Fared
+from sglang_mirror.core.window import Window
+from sglang_mirror.engine.judging import fared, speculation_of
+
+WAITS_IN_VAIN = [Fared(None, awaited=True, tokens=1, hit=False)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({}, math.inf),  # as measured: it is never worth it
+        ({"miss": "plain"}, math.inf),
+        ({"miss": "wait"}, 0.0),
+        ({"roots": "none"}, 0.0),
+        ({"speculate": "always"}, 0.0),
+        ({"lockstep": True}, 0.0),
+        ({"trace": "steps.jsonl"}, 0.0),
+    ],
+)
+def test_who_is_waited_for_is_measured_unless_windows_are_wanted_always(
+    settings: dict[str, Any], least: float
+) -> None:
+    judged = speculation_of(MirrorConfig(**settings), resizable=True)
+    for _ in range(2 * ENOUGH):
+        judged.begin(1, sampled=False, cycle_s=0.060)
+        judged.end(WAITS_IN_VAIN, rows=1, seconds=0.010, waited_s=0.050, tokens=1)
+    assert judged.least_misses == least
+
+
+def test_only_requests_that_the_draft_holds_are_judged() -> None:
+    window = Window.chain(5, (6, 7))
+    found = fared(
+        [0, 2],
+        [window, window, None],
+        [False, True, False],
+        [[6, 9], [6], [8]],
+        [Branch(window, "exit"), None, None],
+    )
+    assert found == [Fared(2, False, 2, True), Fared(None, False, 1, False)]
