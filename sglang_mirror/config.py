@@ -110,11 +110,14 @@ class MirrorConfig:
                 f"--mirror-lost-after-ms {self.lost_after_ms:g}: must be at least {BEATS_BEFORE_LOST} times "
                 f"--mirror-beat-ms {self.beat_ms}, or an idle draft would count as lost between two beats"
             )
-        if (self.miss, self.roots) == ("plain", "none"):
+        if self.miss == "plain" and (self.roots in ("exit", "none") or not self.root_budget):
             problems.append(
-                "--mirror-miss plain: with --mirror-roots none every step misses, so nothing would ever be "
-                "speculated; choose wait, or other roots"
+                f"--mirror-miss plain: with --mirror-roots {self.roots} and --mirror-root-budget "
+                f"{self.root_budget} no branch follows a request without a window, so nothing would ever be "
+                "speculated; choose wait, or roots of the draft's"
             )
+        if self.miss == "plain" and self.lockstep:
+            problems.append("--mirror-miss plain: --mirror-lockstep waits for every window; choose wait")
         if problems:
             raise SettingsError(problems)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,9 +51,15 @@ def test_every_value_out_of_range_is_named() -> None:
     ]
 
 
-def test_without_branches_or_waits_nothing_is_speculated() -> None:
-    with pytest.raises(SettingsError, match=r"--mirror-miss plain: with --mirror-roots none .* choose wait"):
-        MirrorConfig(miss="plain", roots="none")
+@pytest.mark.parametrize("settings", [{"roots": "none"}, {"roots": "exit"}, {"root_budget": 0}])
+def test_without_branches_or_waits_nothing_is_speculated(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"--mirror-miss plain: with --mirror-roots .* choose wait"):
+        MirrorConfig(miss="plain", **settings)
+
+
+def test_lockstep_waits() -> None:
+    with pytest.raises(SettingsError, match="--mirror-miss plain: --mirror-lockstep waits"):
+        MirrorConfig(miss="plain", lockstep=True)
 
 
 def test_a_beat_that_cannot_be_heard_in_time() -> None:

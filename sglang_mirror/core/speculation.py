@@ -53,44 +53,53 @@ class Speculation:
         self._last = _Step(batch, sampled)
         return self._policy is None or self._policy.choose(batch, sampled=sampled)
 
-    def end(self, fared: Sequence[Fared], *, rows: int, seconds: float, waited_s: float, tokens: int) -> None:
+    def end(
+        self,
+        fared: Sequence[Fared],
+        *,
+        rows: int,
+        seconds: float,
+        waited_s: float,
+        tokens: int,
+        joined: bool = False,
+    ) -> None:
         """The step has been verified, and what it committed been looked up.
 
         Args:
-            fared: each request that the draft holds and may have had a window for.
+            fared: each request whose step tells of its draft; none if nobody speculated.
             rows: of all requests together.
             seconds: that the verification took.
             waited_s: seconds that it had been waited for windows before.
             tokens: committed, of all requests.
+            joined: whether requests had joined the batch: what these wait for are no misses.
         """
-        # If all had been waited for in vain before, nobody waited this time: their draft hangs.
-        self._last.speculated = waited_s > 0.0 or any(
-            each.drafted is not None or not each.awaited for each in fared
-        )
-        self._last.tokens = tokens
+        self._last.speculated, self._last.tokens = bool(fared), tokens
         self._worth.verified(rows, seconds)
-        self._waiting.learn(fared, waited_s, math.exp(self._least))
+        if not joined:
+            self._waiting.learn(fared, waited_s, self._worth.row_tokens if self._resizable else 0.0)
+
+    def waits(self, misses: int) -> bool:
+        """Whether the windows of so many requests, which missed in one step, are waited for."""
+        if self._least_misses is not None:
+            return misses >= self._least_misses
+        return self._waiting.decide(misses, self._worth.rate)
+
+    @property
+    def least_misses(self) -> float:
+        """Misses in one step from which on their windows are waited for, exceptions apart."""
+        if self._least_misses is not None:
+            return self._least_misses
+        return self._waiting.least_misses(self._worth.rate)
 
     @property
     def least(self) -> float:
         """Log-probability below which a node is not worth its row; -inf if every one is."""
-        return self._least if self._may_end else -math.inf
-
-    @property
-    def _least(self) -> float:
-        return self._worth.least if self._resizable else -math.inf
+        return self._worth.least if self._may_end and self._resizable else -math.inf
 
     @property
     def rate(self) -> float:
         """Tokens a second, as an awaited window has to pay for; 0 if it need not, or they are unknown."""
         return self._worth.rate if self._may_end else 0.0
-
-    @property
-    def least_misses(self) -> float:
-        """Misses in one step from which on their windows are waited for."""
-        if self._least_misses is not None:
-            return self._least_misses
-        return self._waiting.least_misses(self._worth.rate)
 
     def report(self) -> dict[str, dict[str, bool]]:
         """As `Policy.report`; empty if every step speculates."""

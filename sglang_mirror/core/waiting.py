@@ -24,14 +24,13 @@ from dataclasses import dataclass
 
 KEPT = 0.98  # of what earlier steps count, with each new one
 ENOUGH = 8  # waits before anything is concluded from them
-SELDOM = (
-    32  # steps with misses that were decided alike; then one is decided otherwise, to see what that brings
-)
+# After so many decisions alike one is made otherwise, to see what that brings; more and more seldom.
+FIRST_PAUSE, LONGEST_PAUSE, LONGER = 32, 1024, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Fared:
-    """How one request fared in a step.
+    """How one request fared in a step that tells of its draft.
 
     Attributes:
         drafted: draft tokens of its window; None if its root was verified alone.
@@ -86,10 +85,7 @@ class Waiting:
         self._branch, self._fresh, self._root = Way(), Way(), Way()
         self._seconds = Mean()  # that a step waits, if it does
         self._waits = 0
-        self._decided, self._alike = (
-            False,
-            0,
-        )  # whether the last misses were waited for; so many times running
+        self._last, self._alike, self._pause = True, 0, FIRST_PAUSE
 
     def learn(self, fared: Sequence[Fared], waited_s: float, row_tokens: float) -> None:
         """A step is over.
@@ -97,31 +93,43 @@ class Waiting:
         Args:
             fared: each request of it that the draft holds.
             waited_s: seconds that the target waited for windows.
-            row_tokens: what a row of the verification costs, in tokens.
+            row_tokens: what a row of the verification costs, in tokens. Beside others a request has as many
+                rows as the longest window, whatever its own is.
         """
+        row_tokens = row_tokens if len(fared) == 1 else 0.0
         awaited = [each for each in fared if each.awaited]
-        alone = [each for each in fared if not each.awaited and each.drafted is None]
-        self._branch.learn([f for f in fared if not f.awaited and f.drafted is not None], row_tokens)
+        others = [each for each in fared if not each.awaited]
         self._fresh.learn(awaited, row_tokens)
-        self._root.learn(alone, row_tokens)
+        self._branch.learn([each for each in others if each.drafted is not None], row_tokens)
+        self._root.learn([each for each in others if each.drafted is None], row_tokens)
         if awaited:
             self._seconds.add([waited_s])
             self._waits += 1
-        if awaited or alone:
-            decided = bool(awaited)
-            self._alike = self._alike + 1 if decided is self._decided else 1
-            self._decided = decided
+
+    def decide(self, misses: int, rate: float) -> bool:
+        """Whether the target waits for the windows of so many requests that missed in one step.
+
+        Args:
+            misses: at least 1.
+            rate: tokens a second of the batch, 0 if unknown.
+        """
+        best = misses >= self.least_misses(rate)
+        if best is not self._last:
+            self._last, self._alike, self._pause = best, 0, FIRST_PAUSE
+        self._alike += self._waits >= ENOUGH
+        if self._alike <= self._pause:
+            return best
+        self._alike, self._pause = 0, min(LONGER * self._pause, LONGEST_PAUSE)
+        return not best
 
     def least_misses(self, rate: float) -> float:
         """Misses in one step from which on the target had better wait; inf if it never had.
 
         Args:
-            rate: tokens a second of the batch, 0 if unknown.
+            rate: as `decide`.
         """
         if self._waits < ENOUGH:
             return 0.0
-        if self._alike >= SELDOM:
-            return math.inf if self._decided else 0.0
         cost = rate * self._seconds.value()
         behind_fresh = self._fresh.hits.value()
         behind_root = self._root.hits.value(behind_fresh)

@@ -64,9 +64,14 @@ class Worth:
         self._rate.add(tokens, seconds)
 
     @property
+    def row_tokens(self) -> float:
+        """Tokens that a row costs; 0 if it costs nothing, or that is unknown."""
+        return max(self._row.value * self._rate.value, 0.0)
+
+    @property
     def least(self) -> float:
         """Log-probability below which a node is not worth its row; -inf if every one is."""
-        least = min(self._row.value * self._rate.value, MOST)
+        least = min(self.row_tokens, MOST)
         return math.log(least) if least > 0.0 else -math.inf
 
     @property

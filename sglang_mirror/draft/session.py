@@ -98,9 +98,14 @@ class Session:
         self._rollout = self._roll_out(hit or self._grow(shape, least_awaited))
 
     def signal(self, said: ExitCandidates, vocab_size: int) -> None:
-        """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all."""
-        shape = [len(tokens) for tokens in said.tokens]
-        if len(shape) != self._rollout.window.num_drafted + 1 or shape != [len(row) for row in said.logprobs]:
+        """Candidates of the early exit, as far as the draft knows the tokens and they are chances at all.
+
+        A target that has waited in vain speaks of the root alone, while the window that it asked for grows.
+        """
+        window, shape = self._rollout.window, [len(tokens) for tokens in said.tokens]
+        if not window.complete or len(shape) != window.num_drafted + 1:
+            return
+        if shape != [len(row) for row in said.logprobs]:
             return
         pairs = zip(said.tokens, said.logprobs, strict=True)
         self._rollout.signal([_known(tokens, logprobs, vocab_size) for tokens, logprobs in pairs])

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.verify import Outcome
@@ -55,7 +55,7 @@ class DraftClient:
         counters: as given.
         least: log-probability below which a token does not pay for its row, as every Commit says.
         rate: tokens a second, as every Commit says.
-        least_misses: in one step, from which on the target waits for their windows.
+        waits: whether the target waits for the windows of so many requests that missed in one step.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ class DraftClient:
         self._lock = threading.RLock()
         self._requests = Requests()
         self.counters = counters
-        self.least, self.rate, self.least_misses = -math.inf, 0.0, 0.0
+        self.least, self.rate = -math.inf, 0.0
+        self.waits: Callable[[int], bool] = bool
 
     @property
     def peer(self) -> Peer:
@@ -107,19 +108,26 @@ class DraftClient:
             if not request.given_up and (request.tokens != tokens or request.epoch != self._line.epoch):
                 self._open(request, tokens, window=False)
 
-    def committed(self, rid: str, tokens: Sequence[int]) -> Request:
-        """The request, after making sure that the draft has heard of exactly these committed tokens."""
+    def committed(self, rid: str, tokens: Sequence[int], *, waits: bool = True) -> Request:
+        """The request, after making sure that the draft has heard of exactly these committed tokens.
+
+        Args:
+            rid: SGLang's name for it.
+            tokens: all of them.
+            waits: whether a window is waited for, where the draft had not heard of them.
+        """
         with self._lock:
             request = self._requests.known(rid)
             known = len(request.tokens)
             if request.epoch == self._line.epoch and tokens[:known] == request.tokens:
                 if known < len(tokens):
                     request.advance(list(tokens[known:]))
-                    request.awaited = self.least_misses < math.inf
+                    request.awaited = waits
                     said = Committed(request.stamp, tuple(tokens[known:]), window_len=0)
-                    self._say([said], waits=request.awaited)
+                    self._say([said], waits=waits)
             elif not request.given_up:
                 self._open(request, tokens, window=True)
+                request.awaited = waits
             return request
 
     def _open(self, request: Request, tokens: Sequence[int], *, window: bool) -> None:
@@ -129,7 +137,6 @@ class DraftClient:
             self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
         request.reopen(self._line.epoch if self.peer is Peer.READY else UNHELD)
-        request.awaited = window
         self._line.send(Open(request.stamp, request.rid, tuple(tokens), window))
 
     def _give_up(self, request: Request) -> None:
@@ -177,12 +184,16 @@ class DraftClient:
         self.counters.waited_ms += seconds * 1000
         return seconds
 
-    def holds(self, request: Request) -> bool:
-        """Whether the draft lives, and was told of this request."""
-        return self._line.judge() is Peer.READY and request.epoch == self._line.epoch
+    def awaited(self, request: Request) -> bool | None:
+        """Whether its window was asked for. None if its step will tell nothing of windows: there is no draft
+        that holds it, or it was waited for in vain before.
+        """
+        if self._line.judge() is not Peer.READY or request.epoch != self._line.epoch:
+            return None
+        return request.awaited if request.patient or not request.awaited else None
 
     def _awaits(self, request: Request) -> bool:
-        return request.awaited and request.window is None and request.patient and self.holds(request)
+        return request.window is None and bool(self.awaited(request))
 
     def wait_for_branches(self, requests: Sequence[Request], phase: int, wait_ms: float) -> None:
         """Lockstep: wait until all branches up to `phase` have come for every request with a window."""
@@ -207,7 +218,7 @@ class DraftClient:
         """
         with self._lock:
             self._pump()
-            hits, said = [], []
+            hits, said, missed = [], [], []
             for request, outcome, tokens in steps:
                 branch = request.table.look_up(outcome)
                 request.advance(tokens)
@@ -216,9 +227,10 @@ class DraftClient:
                 if request.epoch == self._line.epoch:
                     window_len = len(branch.window) - 1 if branch else 0
                     said.append(Committed(request.stamp, tuple(tokens), window_len))
-            waits = hits.count(None) >= self.least_misses
-            for request, _, _ in steps:
-                request.awaited = waits and request.window is None
+                    missed += [] if branch else [request]
+            waits = bool(missed) and self.waits(len(missed))
+            for request in missed:
+                request.awaited = waits
             self._say(said, waits=waits)
             return hits
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.roots import phase_budgets
 from sglang_mirror.core.speculation import Speculation
 from sglang_mirror.core.waiting import Fared
 from sglang_mirror.core.window import Window
@@ -28,20 +29,19 @@ def _least_misses(config: MirrorConfig, *, may_rest: bool) -> float | None:
     """Without branches a request that is not waited for never has a window, so there all are."""
     if config.miss == "plain":
         return math.inf
-    return None if may_rest and config.miss == "auto" and config.roots != "none" else 0.0
+    _, num_branches = phase_budgets(config.roots, config.root_budget)
+    return None if may_rest and config.miss == "auto" and num_branches else 0.0
 
 
 def fared(
-    held: Sequence[int],
+    awaited: Sequence[bool | None],
     windows: Sequence[Window | None],
-    awaited: Sequence[bool],
     committed: Sequence[Sequence[int]],
     hits: Sequence[Branch | None],
 ) -> list[Fared]:
-    """How the requests at the places `held` fared in a step: `awaited` before it, `hits` at its end."""
-    found = []
-    for place in held:
-        window = windows[place]
-        drafted = len(window) - 1 if window else None
-        found.append(Fared(drafted, awaited[place], len(committed[place]), hits[place] is not None))
-    return found
+    """How a step's requests fared, those whose window was or was not awaited: None tells nothing."""
+    return [
+        Fared(len(window) - 1 if window else None, waited_for, len(tokens), hit is not None)
+        for waited_for, window, tokens, hit in zip(awaited, windows, committed, hits, strict=True)
+        if waited_for is not None
+    ]

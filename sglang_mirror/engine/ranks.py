@@ -125,10 +125,12 @@ class LeadingRank:
         self._metrics = _metrics(counters) if server_args.enable_metrics else None
         self._prefilled: dict[str, Any] = {}
         self._speculation = speculation_of(config, resizable=resizable)
-        self._tell_client()
-        # Of the running step: the requests that it speculates for, and how long it waited for windows.
+        self._client.waits = self._speculation.waits
+        # Of the running step: the requests that it speculates for, of each request whether its window was
+        # awaited, how long it waited, and whether requests had joined it.
         self._requests: list[Request] = []
-        self._waited_s = 0.0
+        self._awaited: list[bool | None] = []
+        self._waited_s, self._joined = 0.0, False
 
     def wait_until_ready(self) -> None:
         """Wait for the draft; without one in time the server serves plainly."""
@@ -158,12 +160,13 @@ class LeadingRank:
             cycle_s: seconds from the last step's beginning to this one's; None if a prefill came between.
             sampled: whether any of them draws its tokens.
         """
-        self._requests, self._waited_s = [], 0.0
+        self._requests, self._waited_s, self._joined = [], 0.0, False
+        self._awaited = [None] * len(reqs)
         ours: Windows = [None] * len(reqs)
         if self._speculation.begin(len(reqs), sampled=sampled, cycle_s=cycle_s):
-            self._requests = [self._request_of(*pair) for pair in zip(reqs, unread, strict=True)]
-            if self._config.miss != "plain":
-                self._waited_s = self._client.collect(self._requests, self._config.miss_wait_ms)
+            self._requests = self._requests_of(reqs, unread)
+            self._awaited = [self._client.awaited(request) for request in self._requests]
+            self._waited_s = self._client.collect(self._requests, self._config.miss_wait_ms)
             ours = [request.window for request in self._requests]
         found: Windows = self._group.broadcast_object(ours, src=0)
         return found
@@ -187,28 +190,23 @@ class LeadingRank:
         live = [place for place, tokens in enumerate(committed) if tokens]
         windows, committed = [windows[place] for place in live], [committed[place] for place in live]
         self._requests = [self._requests[place] for place in live if self._requests]
-        held = [place for place, request in enumerate(self._requests) if self._client.holds(request)]
-        awaited = [request.awaited for request in self._requests]
+        awaited = [self._awaited[place] for place in live]
         hits = self._look_up(windows, committed)
         self._speculation.end(
-            fared(held, windows, awaited, committed, hits),
+            fared(awaited, windows, committed, hits),
             rows=num_rows,
             seconds=times[1] - times[0],
             waited_s=self._waited_s,
             tokens=sum(map(len, committed)),
+            joined=self._joined,
         )
-        self._tell_client()
+        self._client.least, self._client.rate = self._speculation.least, self._speculation.rate
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
         self._count(windows, committed, hits)
         if self._metrics is not None:
             self._metrics.tick(ready=self._client.peer is Peer.READY)
         if self._trace:
             self._write_trace(windows, committed, hits, times)
-
-    def _tell_client(self) -> None:
-        """What its next Commits say."""
-        client, judged = self._client, self._speculation
-        client.least, client.rate, client.least_misses = judged.least, judged.rate, judged.least_misses
 
     def _look_up(self, windows: Windows, committed: Sequence[list[int]]) -> list[Branch | None]:
         if not self._requests:
@@ -232,7 +230,7 @@ class LeadingRank:
             self._metrics.publish(ready=self._client.peer is Peer.READY)
 
     def report(self) -> dict[str, Any]:
-        misses = self._client.least_misses
+        misses = self._speculation.least_misses
         return {
             **self._supervisor.report(),
             "speculating": self._speculation.report(),
@@ -240,12 +238,22 @@ class LeadingRank:
             "least_misses": misses if math.isfinite(misses) else None,
         }
 
-    def _request_of(self, req: Any, unread: Sequence[int]) -> Request:
+    def _requests_of(self, reqs: Sequence[Any], unread: Sequence[Sequence[int]]) -> list[Request]:
+        """The batch's requests; the draft hears of those that it does not know as they are now."""
+        known = [self._known(*each) for each in zip(reqs, unread, strict=True)]
+        num_unknown = known.count(None)
+        self._joined = num_unknown > 0
+        waits = self._joined and self._speculation.waits(num_unknown)
+        return [
+            request or self._client.committed(req.rid, [*_tokens_of(req), *unread_], waits=waits)
+            for request, req, unread_ in zip(known, reqs, unread, strict=True)
+        ]
+
+    def _known(self, req: Any, unread: Sequence[int]) -> Request | None:
         if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that
             return Request(req.rid, NOBODY, [])
         committed_len = len(req.origin_input_ids_unpadded) + len(req.output_ids) + len(unread)
-        known = self._client.current(req.rid, committed_len)
-        return known or self._client.committed(req.rid, [*_tokens_of(req), *unread])
+        return self._client.current(req.rid, committed_len)
 
     def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
         self._counters.batches += 1

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.request import Request
+from sglang_mirror.engine.request import UNHELD, Request
 from sglang_mirror.protocol.messages import ExitCandidates, Stamp
 
 # Of each request of a batch: its stamp before the commit, and how many nodes its window has.
@@ -18,16 +18,17 @@ Addresses = Sequence[tuple[Stamp, int]]
 def addresses(requests: Sequence[Request], windows: Sequence[Window | None]) -> Addresses:
     """Where the candidates of these windows' verification go. Taken before it: requests move on meanwhile.
 
-    Without a window it is the root alone, also if one came after they were taken to be verified.
+    Without a window it is the root alone, also if one came after they were taken to be verified. A request
+    that no draft holds has none.
     """
     return [
-        (request.stamp, len(window) if window else 1)
+        (request.stamp, 0 if request.epoch == UNHELD else len(window) if window else 1)
         for request, window in zip(requests, windows, strict=True)
     ]
 
 
 def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor) -> list[ExitCandidates]:
-    """One entry a request, of its window's nodes alone.
+    """One entry a request that a draft holds, of its window's nodes alone.
 
     Args:
         to: the requests of the batch.
@@ -39,6 +40,7 @@ def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor)
     return [
         ExitCandidates(stamp, _nested(ids[row][:count]), _nested(values[row][:count]))
         for row, (stamp, count) in enumerate(to)
+        if count
     ]
 
 

@@ -68,20 +68,17 @@ def test_misses_are_waited_for_as_it_was_set_or_measured(given: float | None, fo
     for _ in range(ENOUGH):
         judge.begin(2, sampled=False, cycle_s=0.040)
         judge.end(fared, rows=12, seconds=0.010, waited_s=0.030, tokens=4)
+        judge.begin(2, sampled=False, cycle_s=0.040)
+        judge.end(fared, rows=12, seconds=0.010, waited_s=3.0, tokens=4, joined=True)  # for its first window
     judge.begin(2, sampled=False, cycle_s=0.040)
     assert judge.least_misses == pytest.approx(found)
+    assert judge.waits(1) is (found <= 1)
 
 
-@pytest.mark.parametrize(
-    ("drafted", "awaited", "waited_s", "counts"),
-    [(5, False, 0.0, True), (None, True, 0.050, True), (None, False, 0.0, True), (None, True, 0.0, False)],
-)
-def test_a_step_is_one_that_speculates_unless_nobody_waits_for_its_draft_any_more(
-    drafted: int | None, awaited: bool, waited_s: float, counts: bool
-) -> None:
+@pytest.mark.parametrize("fared", [[], [Fared(None, awaited=False, tokens=1, hit=False)]])
+def test_a_step_speculates_if_it_tells_of_its_draft(fared: list[Fared]) -> None:
     judge = Speculation(may_rest=False, may_end=True, resizable=False)
     judge.begin(1, sampled=False, cycle_s=None)
-    fared = [Fared(drafted, awaited=awaited, tokens=1, hit=False)]
-    judge.end(fared, rows=1, seconds=0.010, waited_s=waited_s, tokens=1)
+    judge.end(fared, rows=1, seconds=0.010, waited_s=0.0, tokens=1)
     judge.begin(1, sampled=False, cycle_s=0.040)
-    assert (judge.rate > 0.0) is counts
+    assert (judge.rate > 0.0) is bool(fared)

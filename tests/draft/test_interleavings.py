@@ -84,12 +84,16 @@ class Request:
             hit = (node, tokens[-1]) in self.branches
         known = self.branches.get((len(tokens) - 1, tokens[-1])) if hit else None
         self.text += tokens
+        waits = pick % 4 > 0
+        if known is None and not waits:
+            known = ()  # the root alone is verified
         self.window, self.branches, self.awaited = known, {}, known is None
         self.texts[self.stamp] = (tuple(self.text), known)
-        self.say(Commit((Committed(self.stamp, tokens, len(known or ())),)))
+        self.say(Commit((Committed(self.stamp, tokens, len(known or ())),), waits=waits))
 
     def signal(self, pick: int) -> None:
-        length = 1 + (GAMMA if self.window is None else len(self.window))
+        # Without a window it was waited for in vain, or is on its way.
+        length = 1 + (GAMMA * (pick % 2) if self.window is None else len(self.window))
         tokens = tuple(tuple((pick + 5 * n + k) % VOCAB for k in range(KAPPA)) for n in range(length))
         logprobs = tuple(tuple(-1.0 - k for k in range(KAPPA)) for _ in tokens)
         self.say(Signal((ExitCandidates(self.stamp, tokens, logprobs),)))

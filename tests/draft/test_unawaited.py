@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sglang_mirror.protocol.messages import (
     Branches,
     Commit,
@@ -64,9 +66,8 @@ def test_a_hit_goes_on_from_the_branch_and_computes_none_of_it_again() -> None:
     playing = after_a_miss(waits=False, roots="draft")
     first = branches(playing)[0]
     playing.say(A, Commit((Committed(Stamp(1, 0, 6), (first.token,), len(first.tokens)),)))
-    assert (
-        playing.settle() <= GAMMA + 2
-    )  # branches of the window's own, whose nodes are all computed but the last
+    # What it takes to prepare for the outcomes of a window that is there but for its last node.
+    assert playing.settle() <= GAMMA + 2
     assert {each.node for each in branches(playing)} <= set(range(GAMMA + 1))
 
 
@@ -74,5 +75,15 @@ def test_a_second_miss_may_be_waited_for() -> None:
     playing = after_a_miss(waits=False)
     playing.take(A)
     playing.say(A, Commit(commit(1, 6, 60).committed))
+    playing.settle()
+    assert [len(m.tokens) for m in playing.take(A) if isinstance(m, FreshWindow)] == [GAMMA]
+
+
+@pytest.mark.parametrize("roots", ["exit", "union"])
+def test_who_waited_in_vain_speaks_of_the_root_while_the_window_still_grows(roots: str) -> None:
+    playing = player()
+    playing.greet(A, hello(gamma=GAMMA, roots=roots, budget=4))
+    playing.say(A, opening(1, 4))
+    playing.say(A, Signal((ExitCandidates(Stamp(1, 0, 4), ((9,),), ((-0.1,),)),)))
     playing.settle()
     assert [len(m.tokens) for m in playing.take(A) if isinstance(m, FreshWindow)] == [GAMMA]

@@ -67,7 +67,9 @@ def test_speculation_is_given_up_and_taken_up(
 
 def test_nobody_waits(fleet: Fleet, plain_server: Server) -> None:
     """What missed goes on without a window beside those that have one, and has branches in the next step."""
-    server = with_draft(fleet.launch("patience", flags(*mirror_flags(fleet.pair.draft, miss="plain"))))
+    server = with_draft(
+        fleet.launch("patience", flags(*mirror_flags(fleet.pair.draft, miss="plain", speculate="always")))
+    )
     wanted, found = both(
         (plain_server, server), lambda each: texts(generate_all(each, prompts(8), NUM_TOKENS, concurrency=4))
     )
@@ -75,5 +77,5 @@ def test_nobody_waits(fleet: Fleet, plain_server: Server) -> None:
     said = report(server)
     assert said["waited_ms"] == 0.0
     assert 0 < said["plain_steps"] < said["steps"]
-    assert said["hit_rate"]["all"] > 0.2
+    assert said["hits"]["draft"] > 0
     fleet.stop("patience")

@@ -117,28 +117,38 @@ def test_patience_ends_and_comes_back(line: Line, request_: Request) -> None:
     assert request_.window is None
 
 
-@pytest.mark.parametrize(("least", "waits"), [(1, True), (1.5, False)])
-def test_few_misses_are_not_waited_for(line: Line, request_: Request, least: float, waits: bool) -> None:
-    line.client.least_misses = least
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_miss_is_waited_for_if_that_is_decided(line: Line, request_: Request, waits: bool) -> None:
+    line.client.waits = lambda misses: waits and misses == 1
     commit(line, request_, 0, 10)
     assert line.peer.hear(Commit).waits is waits
-    assert request_.awaited is waits
+    assert line.client.awaited(request_) is waits
     assert (line.client.collect([request_], 10) > 0.0) is waits
+    assert line.client.awaited(request_) is (None if waits else False)  # in vain
+
+
+def test_a_request_that_joins_is_waited_for_if_that_is_decided(line: Line, request_: Request) -> None:
+    request = line.client.committed("a", [*PROMPT, 8, 9], waits=False)
+    assert not line.peer.hear(Commit).waits
+    assert line.client.awaited(request) is False
+    assert request is request_
+    assert line.client.awaited(line.client.committed("b", PROMPT, waits=False)) is False
+    assert line.client.awaited(line.client.committed("c", PROMPT)) is True
 
 
 def test_of_many_misses_all_are_waited_for(line: Line, request_: Request) -> None:
-    other = line.client.committed("b", [*PROMPT, 9])
-    line.client.least_misses = 2
+    other, unheld = line.client.committed("b", [*PROMPT, 9]), Request("c", 9, [*PROMPT, 9])
+    line.client.waits = (2).__le__
     line.peer.say(branch(request_.stamp, 0, 10, 3, 4))
     line.until(lambda: line.client.counters.branches == 1)
-    outcomes = [(request_, Outcome(0, 10), [10]), (other, Outcome(0, 10), [10])]
-    line.client.commit(outcomes)  # one hit, one miss
+    outcomes = [(each, Outcome(0, 10), [10]) for each in (request_, other, unheld)]
+    line.client.commit(outcomes)  # one hit, one miss, and one that no draft has heard of
     assert not line.peer.hear(Commit).waits
     line.client.commit(outcomes)
     said = line.peer.hear(Commit)
     assert said.waits
     assert [each.window_len for each in said.committed] == [0, 0]
-    assert request_.awaited and other.awaited
+    assert request_.awaited and other.awaited and not unheld.awaited
 
 
 def test_closed_requests_are_forgotten(line: Line, request_: Request) -> None:

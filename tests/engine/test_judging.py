@@ -23,6 +23,7 @@ WAITS_IN_VAIN = [Fared(None, awaited=True, tokens=1, hit=False)]
         ({"miss": "plain"}, math.inf),
         ({"miss": "wait"}, 0.0),
         ({"roots": "none"}, 0.0),
+        ({"root_budget": 0}, 0.0),
         ({"speculate": "always"}, 0.0),
         ({"lockstep": True}, 0.0),
         ({"trace": "steps.jsonl"}, 0.0),
@@ -36,15 +37,11 @@ def test_who_is_waited_for_is_measured_unless_windows_are_wanted_always(
         judged.begin(1, sampled=False, cycle_s=0.060)
         judged.end(WAITS_IN_VAIN, rows=1, seconds=0.010, waited_s=0.050, tokens=1)
     assert judged.least_misses == least
+    assert judged.waits(1) is (least == 0.0)
 
 
-def test_only_requests_that_the_draft_holds_are_judged() -> None:
+def test_a_step_that_tells_nothing_of_its_draft_is_left_out() -> None:
     window = Window.chain(5, (6, 7))
-    found = fared(
-        [0, 2],
-        [window, window, None],
-        [False, True, False],
-        [[6, 9], [6], [8]],
-        [Branch(window, "exit"), None, None],
-    )
+    hit = Branch(window, "exit")
+    found = fared([False, None, False], [window, window, None], [[6, 9], [6], [8]], [hit, None, None])
     assert found == [Fared(2, False, 2, True), Fared(None, False, 1, False)]

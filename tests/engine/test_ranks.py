@@ -54,8 +54,10 @@ def test_the_draft_reads_the_prompt_as_it_was_before_images_were_put_in() -> Non
 def test_a_signal_is_of_the_windows_that_are_verified() -> None:
     """One that came after the step's windows were taken is not among them."""
     window = Window((5, 6, 7), (-1, 0, 1))
-    early, late = Request("a", 1, [5], window=window), Request("b", 2, [5], window=window)
-    assert addresses([early, late], [window, None]) == [(early.stamp, 3), (late.stamp, 1)]
+    early, late = (Request(rid, 1, [5], epoch=1, window=window) for rid in "ab")
+    unheld = Request("c", 3, [5])
+    found = addresses([early, late, unheld], [window, None, None])
+    assert found == [(early.stamp, 3), (late.stamp, 1), (unheld.stamp, 0)]
 
 
 def test_padding_that_was_accepted_is_no_outcome_of_a_window() -> None:
