@@ -63,7 +63,7 @@ class Mean:
 
 
 class Way:
-    """One of the ways in which a request's step begins.
+    """One of the ways in which a request's step begins with a window.
 
     Attributes:
         brought: draft tokens that it brought, less what their rows cost.
@@ -82,7 +82,8 @@ class Waiting:
     """Learns what waits bring and cost."""
 
     def __init__(self) -> None:
-        self._branch, self._fresh, self._root = Way(), Way(), Way()
+        self._branch, self._fresh = Way(), Way()
+        self._behind_root = Mean()  # how often a root alone had a branch for its outcome
         self._seconds = Mean()  # that a step waits, if it does
         self._waits = 0
         self._last, self._alike, self._pause = True, 0, FIRST_PAUSE
@@ -101,7 +102,7 @@ class Waiting:
         others = [each for each in fared if not each.awaited]
         self._fresh.learn(awaited, row_tokens)
         self._branch.learn([each for each in others if each.drafted is not None], row_tokens)
-        self._root.learn([each for each in others if each.drafted is None], row_tokens)
+        self._behind_root.add([each.hit for each in others if each.drafted is None])
         if awaited:
             self._seconds.add([waited_s])
             self._waits += 1
@@ -132,7 +133,7 @@ class Waiting:
             return 0.0
         cost = rate * self._seconds.value()
         behind_fresh = self._fresh.hits.value()
-        behind_root = self._root.hits.value(behind_fresh)
+        behind_root = self._behind_root.value(behind_fresh)
         ahead = self._branch.brought.value() / max(1.0 - self._branch.hits.value() + behind_root, 1e-3)
         brought = self._fresh.brought.value() + (behind_fresh - behind_root) * ahead
         if brought <= 0.0:

@@ -169,17 +169,19 @@ class DraftClient:
         Returns:
             seconds that it took; 0 if none of them could.
         """
-        if not any(map(self._awaits, requests)):
+        awaited = [request for request in requests if self._awaits(request)]
+        if not awaited:
             return 0.0
         began = time.monotonic()
         deadline = began + wait_ms / 1000
-        while awaited := [request for request in requests if self._awaits(request)]:
+        while awaited:
             left_ms = (deadline - time.monotonic()) * 1000
             if left_ms <= 0:
                 for request in awaited:
                     request.patient = False
                 break
             self.receive(min(left_ms, POLL_MS))
+            awaited = [request for request in awaited if self._awaits(request)]
         seconds = time.monotonic() - began
         self.counters.waited_ms += seconds * 1000
         return seconds
