@@ -63,8 +63,11 @@ class MirrorConfig:
         None, "token ids that the early exit considers: those below it (default: all)", low=128
     )
     kappa: int = _setting(8, "exit candidates at each node", low=1, high=64)
-    roots: Literal["exit", "draft", "union", "none"] = _setting(
-        "union", "whose candidates become roots", choices=("exit", "draft", "union", "none")
+    roots: Literal["auto", "union", "exit", "draft", "none"] = _setting(
+        "auto",
+        "whose candidates become roots: the early exit's, the draft's, or the union of both; auto: of both, "
+        "without the exit's where these are measured not to pay",
+        choices=("auto", "union", "exit", "draft", "none"),
     )
     root_budget: int = _setting(12, "branches that the draft prepares for each step and request", low=0)
     speculate: Literal["auto", "always"] = _setting(
@@ -120,6 +123,16 @@ class MirrorConfig:
             problems.append("--mirror-miss plain: --mirror-lockstep waits for every window; choose wait")
         if problems:
             raise SettingsError(problems)
+
+    @property
+    def root_mode(self) -> Literal["exit", "draft", "union", "none"]:
+        """Whose candidates may become roots."""
+        return "union" if self.roots == "auto" else self.roots
+
+    @property
+    def has_exit(self) -> bool:
+        """Whether the early exit may be read."""
+        return self.root_mode in ("exit", "union") and self.root_budget > 0
 
     def of_replica(self, replica: int) -> MirrorConfig:
         """Those of one target of several: all but the first have a number in their draft's trace's name."""

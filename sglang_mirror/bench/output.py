@@ -45,7 +45,7 @@ class Output:
         if path.is_file():
             content = read_results(path)
             then, now = (each["commit"] for each in (content["provenance"], provenance()))
-            if then != now:
+            if then is None or then != now:
                 raise MirrorError(f"--resume: {path} was measured at {then}, this is {now}; leave it out")
             output.results = content["results"]
             output.timeline, output.bench_serving = content["timeline"], content["bench_serving"]

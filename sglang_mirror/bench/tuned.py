@@ -18,8 +18,7 @@ TUNED: dict[str, Settings] = {
         "eagle3": {"steps": "5"},
     },
     ENLARGED: {
-        # On a CPU the exit's head is a tenth of this target's step, and hits no more than the draft does.
-        "mirror": {**_MIRROR, "roots": "draft"},
+        "mirror": _MIRROR,
         "serial": {"gamma": str(GAMMA)},
         "standalone": {"steps": "5"},
         "eagle3": {"steps": "5"},

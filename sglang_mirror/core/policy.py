@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from sglang_mirror.core.decaying import Ratio
+
 # Steps between trials: the first come early, for until then nobody knows.
 FIRST_PAUSE, LONGEST_PAUSE, LONGER = 16, 1024, 4
 # Of a trial that speculates. A request's step with a window brings one token to a whole window, so it takes
@@ -25,20 +27,9 @@ BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
 
 
-@dataclass(slots=True)
-class Rate:
-    """Tokens a second, the latest steps counting most."""
-
-    tokens: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        self.tokens = KEPT * self.tokens + tokens
-        self.seconds = KEPT * self.seconds + seconds
-
-    @property
-    def value(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+def token_rate() -> Ratio:
+    """Tokens a second, of which nothing is known yet."""
+    return Ratio(KEPT)
 
 
 def trial(batch: int, *, speculating: bool) -> int:
@@ -58,8 +49,8 @@ class _Choice:
 
     batch: int
     speculating: bool = True
-    usual: Rate = field(default_factory=Rate)
-    other: Rate = field(default_factory=Rate)  # as it was when last tried
+    usual: Ratio = field(default_factory=token_rate)
+    other: Ratio = field(default_factory=token_rate)  # as it was when last tried
     since: int = 0  # steps since the last trial
     pause: int = FIRST_PAUSE
     left: int = 0  # steps of the trial that runs
@@ -69,9 +60,9 @@ class _Choice:
         self.unsettled = SETTLING[self.speculating]
 
     def begin_trial_if_due(self) -> None:
-        behind = self.other.value > BETTER * self.usual.value
+        behind = self.other.value() > BETTER * self.usual.value()
         if not self.left and self.since >= (FIRST_PAUSE if behind else self.pause):
-            self.left, self.other = trial(self.batch, speculating=not self.speculating), Rate()
+            self.left, self.other = trial(self.batch, speculating=not self.speculating), token_rate()
 
     @property
     def speculates_next(self) -> bool:
@@ -94,7 +85,7 @@ class _Choice:
 
     def _decide(self) -> None:
         self.since, self.pause = 0, min(LONGER * self.pause, LONGEST_PAUSE)
-        if self.other.value > BETTER * self.usual.value:
+        if self.other.value() > BETTER * self.usual.value():
             self.speculating, self.pause = not self.speculating, LONGER * FIRST_PAUSE
             self.usual, self.other = self.other, self.usual
 

@@ -51,13 +51,19 @@ class Root:
     value: float
 
 
-def phase_budgets(mode: RootMode, budget: int) -> tuple[int, int]:
-    """Roots that phase 1 (the draft's logits) and both phases together may spend."""
+def phase_budgets(mode: RootMode, budget: int, *, signals: bool = True) -> tuple[int, int]:
+    """Roots that phase 1 (the draft's logits) and both phases together may spend.
+
+    Args:
+        mode: whose candidates become roots.
+        budget: of a step and request.
+        signals: whether the early exit will say anything; what would be its is the draft's otherwise.
+    """
     if mode == "none":
         return 0, 0
     if mode == "exit":
         return 0, budget
-    if mode == "draft":
+    if mode == "draft" or not signals:
         return budget, budget
     return math.ceil(budget * PHASE_1_SHARE), budget
 

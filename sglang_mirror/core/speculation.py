@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sglang_mirror.core.policy import Policy
+from sglang_mirror.core.signalling import Signalled, Signalling
 from sglang_mirror.core.waiting import Fared, Waiting
 from sglang_mirror.core.worth import Worth
 
@@ -28,15 +29,23 @@ class Speculation:
         may_rest: whether steps may go without windows where plain decoding is faster.
         may_end: whether windows may end where the next token does not pay.
         least_misses: in one step, from which on their windows are waited for; None: as measured.
+        may_mute: whether the early exit may go unread where it does not pay.
         resizable: whether a verification of fewer rows is a shorter one: then tokens have rows to pay for.
     """
 
     def __init__(
-        self, *, may_rest: bool, may_end: bool, resizable: bool, least_misses: float | None = 0.0
+        self,
+        *,
+        may_rest: bool,
+        may_end: bool,
+        resizable: bool,
+        least_misses: float | None = 0.0,
+        may_mute: bool = False,
     ) -> None:
         self._policy = Policy() if may_rest else None
         self._worth, self._may_end = Worth(), may_end
         self._waiting, self._least_misses = Waiting(), least_misses
+        self._signalling = Signalling() if may_mute else None
         self._resizable = resizable
         self._last = _Step()
 
@@ -62,6 +71,7 @@ class Speculation:
         waited_s: float,
         tokens: int,
         joined: bool = False,
+        signalled: Signalled | None = None,
     ) -> None:
         """The step has been verified, and what it committed been looked up.
 
@@ -72,17 +82,28 @@ class Speculation:
             waited_s: seconds that it had been waited for windows before.
             tokens: committed, of all requests.
             joined: whether requests had joined the batch: what these wait for are no misses.
+            signalled: what the early exit did; None if it was not read.
         """
         self._last.speculated, self._last.tokens = bool(fared), tokens
         self._worth.verified(rows, seconds)
         if not joined:
             self._waiting.learn(fared, waited_s, self._worth.row_tokens if self._resizable else 0.0)
+        if self._signalling is not None and signalled is not None:
+            self._signalling.learn(signalled)
 
     def waits(self, misses: int) -> bool:
         """Whether the windows of so many requests, which missed in one step, are waited for."""
         if self._least_misses is not None:
             return misses >= self._least_misses
         return self._waiting.decide(misses, self._worth.rate)
+
+    def signals(self) -> bool:
+        """Whether the early exit is read in the next step with windows; asked once a step."""
+        if self._signalling is None:
+            return True
+        rate = self._worth.rate
+        hit_worth = self._waiting.hit_worth(rate, waits=self.least_misses <= 1)
+        return self._signalling.decide(hit_worth, rate)
 
     @property
     def least_misses(self) -> float:

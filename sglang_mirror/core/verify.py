@@ -38,6 +38,22 @@ class Verdict:
         return (*(window.tokens[node] for node in self.path[1:]), self.outcome.correction)
 
 
+def reached(window: Window | None, committed: Sequence[int]) -> Outcome:
+    """The outcome that these committed tokens tell of.
+
+    Args:
+        window: that was verified, None for the root alone.
+        committed: the accepted tokens, then the correction.
+
+    Its node is -1, for which there is no branch, where the padding behind a window was accepted.
+    """
+    *accepted, correction = committed
+    if window is None:
+        return Outcome(-1 if accepted else 0, correction)
+    node = window.reached(accepted)
+    return Outcome(-1 if node is None else node, correction)
+
+
 def follow(window: Window, target_tokens: Sequence[int]) -> Verdict:
     """Follow the window from its root as long as a child carries the target's token.
 

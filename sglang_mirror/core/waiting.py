@@ -13,7 +13,11 @@ brings more than the request's part of the wait costs, from
 
     m = r * w / (g_f + (h_f - h_r) * D)
 
-misses on. All of it is measured.
+misses on. One that is waited for alone is behind one with a branch by what it brings less, and by the wait:
+
+    (g_b - g_f + r * w) / (1 - h_b + h_f)
+
+All of it is measured.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sglang_mirror.core.decaying import Ratio
+from sglang_mirror.core.trials import Trials
+
 KEPT = 0.98  # of what earlier steps count, with each new one
 ENOUGH = 8  # waits before anything is concluded from them
 # After so many decisions alike one is made otherwise, to see what that brings; more and more seldom.
-FIRST_PAUSE, LONGEST_PAUSE, LONGER = 32, 1024, 2
+FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +52,6 @@ class Fared:
     hit: bool
 
 
-@dataclass(slots=True)
-class Mean:
-    """Of what was found, the latest counting most."""
-
-    total: float = 0.0
-    weight: float = 0.0
-
-    def add(self, found: Sequence[float]) -> None:
-        """What a step has shown."""
-        if found:
-            self.total = KEPT * self.total + sum(found)
-            self.weight = KEPT * self.weight + len(found)
-
-    def value(self, unknown: float = 0.0) -> float:
-        return self.total / self.weight if self.weight else unknown
-
-
 class Way:
     """One of the ways in which a request's step begins with a window.
 
@@ -71,11 +61,12 @@ class Way:
     """
 
     def __init__(self) -> None:
-        self.brought, self.hits = Mean(), Mean()
+        self.brought, self.hits = Ratio(KEPT), Ratio(KEPT)  # a request
 
     def learn(self, fared: Sequence[Fared], row_tokens: float) -> None:
-        self.brought.add([each.tokens - 1 - row_tokens * (each.drafted or 0) for each in fared])
-        self.hits.add([each.hit for each in fared])
+        brought = sum(each.tokens - 1 - row_tokens * (each.drafted or 0) for each in fared)
+        self.brought.add(brought, len(fared))
+        self.hits.add(_num_hits(fared), len(fared))
 
 
 class Waiting:
@@ -83,10 +74,10 @@ class Waiting:
 
     def __init__(self) -> None:
         self._branch, self._fresh = Way(), Way()
-        self._behind_root = Mean()  # how often a root alone had a branch for its outcome
-        self._seconds = Mean()  # that a step waits, if it does
+        self._behind_root = Ratio(KEPT)  # how often a root alone had a branch for its outcome
+        self._seconds = Ratio(KEPT)  # that a step waits, if it does
         self._waits = 0
-        self._last, self._alike, self._pause = True, 0, FIRST_PAUSE
+        self._last, self._trials = True, Trials(FIRST_PAUSE, LONGEST_PAUSE)
 
     def learn(self, fared: Sequence[Fared], waited_s: float, row_tokens: float) -> None:
         """A step is over.
@@ -102,9 +93,10 @@ class Waiting:
         others = [each for each in fared if not each.awaited]
         self._fresh.learn(awaited, row_tokens)
         self._branch.learn([each for each in others if each.drafted is not None], row_tokens)
-        self._behind_root.add([each.hit for each in others if each.drafted is None])
+        alone = [each for each in others if each.drafted is None]
+        self._behind_root.add(_num_hits(alone), len(alone))
         if awaited:
-            self._seconds.add([waited_s])
+            self._seconds.add(waited_s, 1)
             self._waits += 1
 
     def decide(self, misses: int, rate: float) -> bool:
@@ -116,12 +108,9 @@ class Waiting:
         """
         best = misses >= self.least_misses(rate)
         if best is not self._last:
-            self._last, self._alike, self._pause = best, 0, FIRST_PAUSE
-        self._alike += self._waits >= ENOUGH
-        if self._alike <= self._pause:
-            return best
-        self._alike, self._pause = 0, min(LONGER * self._pause, LONGEST_PAUSE)
-        return not best
+            self._last = best
+            self._trials.restart()
+        return best is not (self._waits >= ENOUGH and self._trials.due())
 
     def least_misses(self, rate: float) -> float:
         """Misses in one step from which on the target had better wait; inf if it never had.
@@ -132,10 +121,34 @@ class Waiting:
         if self._waits < ENOUGH:
             return 0.0
         cost = rate * self._seconds.value()
-        behind_fresh = self._fresh.hits.value()
-        behind_root = self._behind_root.value(behind_fresh)
-        ahead = self._branch.brought.value() / max(1.0 - self._branch.hits.value() + behind_root, 1e-3)
-        brought = self._fresh.brought.value() + (behind_fresh - behind_root) * ahead
+        behind = self._fresh.hits.value() - self._hits_behind_root
+        brought = self._fresh.brought.value() + behind * self._ahead(0.0, self._hits_behind_root)
         if brought <= 0.0:
             return math.inf if cost else 0.0
         return cost / brought
+
+    def hit_worth(self, rate: float, *, waits: bool) -> float:
+        """Tokens that a request with a branch is ahead of one that misses alone; inf while unknown.
+
+        Args:
+            rate: as `decide`.
+            waits: whether that one is waited for.
+        """
+        if not waits:
+            return max(self._ahead(0.0, self._hits_behind_root), 0.0)
+        if self._waits < ENOUGH:
+            return math.inf
+        cost = rate * self._seconds.value()
+        return max(self._ahead(self._fresh.brought.value() - cost, self._fresh.hits.value()), 0.0)
+
+    @property
+    def _hits_behind_root(self) -> float:
+        return self._behind_root.value(self._fresh.hits.value())
+
+    def _ahead(self, brought: float, hits: float) -> float:
+        """Tokens that a request with a branch is ahead of one whose step brings, and hits, so."""
+        return (self._branch.brought.value() - brought) / max(1.0 - self._branch.hits.value() + hits, 1e-3)
+
+
+def _num_hits(fared: Sequence[Fared]) -> int:
+    return sum(each.hit for each in fared)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sglang_mirror.core.policy import Rate
+from sglang_mirror.core.policy import token_rate
 
 KEPT = 0.98  # of what earlier verifications count, with each new one
 ENOUGH = 16.0  # verifications before a slope means anything
@@ -53,7 +53,7 @@ class Worth:
     """Learns what a row costs and what a token is worth."""
 
     def __init__(self) -> None:
-        self._row, self._rate = Slope(), Rate()
+        self._row, self._rate = Slope(), token_rate()
 
     def verified(self, rows: int, seconds: float) -> None:
         """A verification of so many rows, all requests together, took so long."""
@@ -66,7 +66,7 @@ class Worth:
     @property
     def row_tokens(self) -> float:
         """Tokens that a row costs; 0 if it costs nothing, or that is unknown."""
-        return max(self._row.value * self._rate.value, 0.0)
+        return max(self._row.value * self._rate.value(), 0.0)
 
     @property
     def least(self) -> float:
@@ -77,7 +77,7 @@ class Worth:
     @property
     def rate(self) -> float:
         """Tokens a second, of all requests, in steps with windows; 0 before there was one."""
-        return self._rate.value
+        return self._rate.value()
 
 
 def least_awaited(rate: float, forward_s: float, num_windows: int) -> float:

@@ -32,13 +32,14 @@ SENT_FROM = 0.6
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """What a target's requests share: see `protocol.messages.Hello`."""
+    """What a target's requests share: see `protocol.messages.Hello` and `Commit`."""
 
     shape: WindowShape
     kappa: int
     roots: RootMode
     root_budget: int
     streamed_branches: bool = True  # as `scheduler.Limits`
+    signals: bool = True
 
     @property
     def most_nodes(self) -> int:
@@ -114,7 +115,9 @@ class Rollout:
         self.window = window
         self.branches: dict[tuple[int, int], Prepared] = {}
         self._agreements = agreements
-        self._first, self._total = phase_budgets(settings.roots, settings.root_budget)
+        self._first, self._total = phase_budgets(
+            settings.roots, settings.root_budget, signals=settings.signals
+        )
         self._by_draft: Chances | None = None
         self._by_exit: Chances | None = None
         self._signal: Sequence[Candidates] | None = None

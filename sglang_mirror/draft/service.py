@@ -93,7 +93,7 @@ class DraftService:
             case Open():
                 self._open(target, message)
             case Commit():
-                target.expect(message.least, message.rate)
+                target.expect(message)
                 least = self._least_awaited(target, sum(not each.window_len for each in message.committed))
                 for committed in message.committed:
                     self._commit(target, committed, least, waits=message.waits)

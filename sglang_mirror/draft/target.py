@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sglang_mirror.draft.growing import Growing
 from sglang_mirror.draft.rollout import RolloutSettings
 from sglang_mirror.draft.session import Session
-from sglang_mirror.protocol.messages import Work
+from sglang_mirror.protocol.messages import Commit, Work
 
 
 @dataclass(slots=True)
@@ -46,13 +46,13 @@ class Target:
     def work(self) -> Work:
         return Work(self.busy_ms, self.windows, self.forwards)
 
-    def expect(self, least: float, rate: float) -> None:
-        """From now on its windows end before nodes less probable than that (a logarithm); and its rate."""
-        self.rate = rate
-        shape = self.settings.shape
-        if least != shape.least:
-            shape = dataclasses.replace(shape, least=least)
-            self.settings = dataclasses.replace(self.settings, shape=shape)
+    def expect(self, commit: Commit) -> None:
+        """How its requests are to be drafted for from now on."""
+        self.rate = commit.rate
+        settings = self.settings
+        if (commit.least, commit.signals) != (settings.shape.least, settings.signals):
+            shape = dataclasses.replace(settings.shape, least=commit.least)
+            self.settings = dataclasses.replace(settings, shape=shape, signals=commit.signals)
 
     def count(self, finished: Iterable[Growing]) -> None:
         """These windows have come to their end."""

@@ -56,6 +56,7 @@ class DraftClient:
         least: log-probability below which a token does not pay for its row, as every Commit says.
         rate: tokens a second, as every Commit says.
         waits: whether the target waits for the windows of so many requests that missed in one step.
+        signals: whether the early exit is read in the next step with windows.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class DraftClient:
         self.counters = counters
         self.least, self.rate = -math.inf, 0.0
         self.waits: Callable[[int], bool] = bool
+        self.signals = True
 
     @property
     def peer(self) -> Peer:
@@ -124,7 +126,7 @@ class DraftClient:
                     request.advance(list(tokens[known:]))
                     request.awaited = waits
                     said = Committed(request.stamp, tuple(tokens[known:]), window_len=0)
-                    self._say([said], waits=waits)
+                    self._say([said], waits=waits, signals=self.signals)
             elif not request.given_up:
                 self._open(request, tokens, window=True)
                 request.awaited = waits
@@ -233,12 +235,13 @@ class DraftClient:
             waits = bool(missed) and self.waits(len(missed))
             for request in missed:
                 request.awaited = waits
-            self._say(said, waits=waits)
+            any_window = waits or len(missed) < len(said)
+            self._say(said, waits=waits, signals=self.signals and any_window)
             return hits
 
-    def _say(self, committed: Sequence[Committed], *, waits: bool) -> None:
+    def _say(self, committed: Sequence[Committed], *, waits: bool, signals: bool) -> None:
         if committed:
-            self._line.send(Commit(tuple(committed), self.least, self.rate, waits))
+            self._line.send(Commit(tuple(committed), self.least, self.rate, waits, signals))
 
     def receive(self, timeout_ms: float) -> None:
         """Handle what has come, waiting for the first message at most `timeout_ms` milliseconds."""

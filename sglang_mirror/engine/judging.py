@@ -22,6 +22,7 @@ def speculation_of(config: MirrorConfig, *, resizable: bool) -> Speculation:
         may_end=not traced and config.window_end != "full",
         resizable=resizable,
         least_misses=_least_misses(config, may_rest=may_rest),
+        may_mute=may_rest and config.roots == "auto",
     )
 
 
@@ -29,7 +30,7 @@ def _least_misses(config: MirrorConfig, *, may_rest: bool) -> float | None:
     """Without branches a request that is not waited for never has a window, so there all are."""
     if config.miss == "plain":
         return math.inf
-    _, num_branches = phase_budgets(config.roots, config.root_budget)
+    _, num_branches = phase_budgets(config.root_mode, config.root_budget)
     return None if may_rest and config.miss == "auto" and num_branches else 0.0
 
 

@@ -32,7 +32,7 @@ def hello(config: MirrorConfig, *, shape: WindowShape, target: str) -> Hello:
         topk=shape.topk,
         nodes=shape.num_nodes,
         kappa=config.kappa,
-        roots=config.roots,
+        roots=config.root_mode,
         root_budget=config.root_budget,
         beat_ms=config.beat_ms,
         target=target,

@@ -157,7 +157,7 @@ def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:
 
 
 def _host_problems(args: Any, config: MirrorConfig) -> list[str]:
-    if args.nnodes == 1 or config.roots not in ("exit", "union") or not config.root_budget:
+    if args.nnodes == 1 or not config.has_exit:
         return []
     return [
         f"--nnodes {args.nnodes}: the ranks leave what the early exit finds in memory that they share, which "
@@ -166,7 +166,7 @@ def _host_problems(args: Any, config: MirrorConfig) -> list[str]:
 
 
 def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
-    if config.roots not in ("exit", "union") or not config.root_budget:
+    if not config.has_exit:
         return []
     device = getattr(args, "device", None)
     if device not in (None, "cpu", "cuda"):

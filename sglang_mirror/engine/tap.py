@@ -201,7 +201,7 @@ def early_exit(
         SettingsError: as `Tap`, `Tap.split` and `Tap.limit`.
         MirrorError: GPUs of one target without a memory that all of them can write into.
     """
-    if config.roots not in ("exit", "union") or not config.root_budget:
+    if not config.has_exit:
         return None
     tap = Tap(model, config.exit_layer)
     vocab_size = len(tap.ids)

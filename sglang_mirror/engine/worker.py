@@ -18,6 +18,7 @@ from sglang_mirror.config import MirrorConfig, resolve
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine.context_end import make_room
 from sglang_mirror.engine.early_exit import EarlyExit
+from sglang_mirror.engine.following_rank import FollowingRank, Windows
 from sglang_mirror.engine.host import (
     BaseSpecWorker,
     get_device,
@@ -26,9 +27,9 @@ from sglang_mirror.engine.host import (
     get_tp_group,
 )
 from sglang_mirror.engine.launched import Launched
+from sglang_mirror.engine.leading_rank import LOCKSTEP_WAIT_MS, LeadingRank
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.placing import draft_place, replica_of
-from sglang_mirror.engine.ranks import LOCKSTEP_WAIT_MS, FollowingRank, LeadingRank, Windows
 from sglang_mirror.engine.step import Verifier, lay_out
 from sglang_mirror.engine.tap import early_exit
 from sglang_mirror.engine.widths import widths_of
@@ -145,12 +146,12 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         """The first half of a step: until the verification has been launched."""
         sampled = not batch.sampling_info.is_all_greedy
         unread = [self._last.unread(req) for req in batch.reqs]
-        windows = self._rank.windows(batch.reqs, unread, self._begin_cycle(), sampled=sampled)
+        windows, signals = self._rank.windows(batch.reqs, unread, self._begin_cycle(), sampled=sampled)
         shape = self._widths.of(windows)
         laid = lay_out(windows, shape)
         with self._widths.ready_for(shape):
             self._verifier.prepare(batch, laid, shape, unread)
-            armed = self._exit if any(windows) else None
+            armed = self._exit if signals else None
             if armed is not None:
                 armed.arm(laid.children(shape.topk), self._rank.publisher(windows))
             began = time.monotonic()
@@ -172,19 +173,21 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     ) -> None:
         """Wait for the verification, and tell the draft what was committed."""
         committed = step.kept
-        ended, exit_ms = time.monotonic(), self._disarm(armed)
-        self.counters.verify_ms += (ended - began) * 1000 - exit_ms
-        self._rank.commit(windows, committed, (began, ended), num_rows=len(windows) * shape.num_nodes)
+        ended = time.monotonic()
+        exit_s = None if armed is None else self._disarm(armed)
+        if not any(committed):  # launched before its last requests' end was seen, and finished long after
+            return
+        self.counters.verify_ms += (ended - began - (exit_s or 0.0)) * 1000
+        num_rows = len(windows) * shape.num_nodes
+        self._rank.commit(windows, committed, (began, ended), num_rows=num_rows, exit_s=exit_s)
 
-    def _disarm(self, armed: EarlyExit | None) -> float:
-        """The exit's signal comes too late from now on; milliseconds for which it held the forward up."""
-        if armed is None:
-            return 0.0
+    def _disarm(self, armed: EarlyExit) -> float:
+        """The exit's signal comes too late from now on; seconds for which it held the forward up."""
         patience_s = LOCKSTEP_WAIT_MS / 1000 if self.config.lockstep else 0.0
         read_ms, published_ms = armed.disarm(patience_s)
         self.counters.exit_ms += read_ms
         self.counters.rendezvous_ms += published_ms
-        return read_ms + published_ms
+        return (read_ms + published_ms) / 1000
 
     def _begin_cycle(self) -> float | None:
         """A decode step begins: seconds since the last one did, which are counted; None after a prefill."""

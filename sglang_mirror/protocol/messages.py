@@ -13,7 +13,7 @@ import msgspec
 
 from sglang_mirror.core.growth import WindowShape
 
-VERSION = 6
+VERSION = 7
 
 
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
@@ -110,12 +110,14 @@ class Commit(Message, frozen=True, tag="commit"):
             it. 0: unknown, or it waits for whole windows.
         waits: whether it waits for the windows of requests that missed. If not, it verifies their roots alone
             and wants branches for what may follow these.
+        signals: whether a Signal will follow, from the verification that these commits begin.
     """
 
     committed: tuple[Committed, ...]
     least: float = -math.inf
     rate: float = 0.0
     waits: bool = True
+    signals: bool = True
 
 
 class ExitCandidates(msgspec.Struct, frozen=True, array_like=True):

@@ -45,6 +45,11 @@ def test_phase_budgets(mode: RootMode, budget: int, budgets: tuple[int, int]) ->
     assert phase_budgets(mode, budget) == budgets
 
 
+def test_without_a_signal_the_draft_has_the_exits_share() -> None:
+    found = [phase_budgets(mode, 12, signals=False) for mode in ("none", "exit", "draft", "union")]
+    assert found == [(0, 0), (0, 12), (12, 12), (12, 12)]
+
+
 def test_candidates() -> None:
     found = Candidates((5, 6, 7), (-1.0, -2.0, -3.0))
     assert found.logprob(6) == -2.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sglang_mirror.core.waiting import ENOUGH, FIRST_PAUSE, LONGER, Fared, Waiting
+from sglang_mirror.core.waiting import ENOUGH, FIRST_PAUSE, Fared, Waiting
 
 BATCH, STEP_S = 8, 0.020
 ROW = 5  # draft tokens in a window
@@ -96,11 +96,31 @@ def test_rows_of_a_window_are_paid_for() -> None:
     assert waiting.least_misses(1000.0) == math.inf
 
 
+def ahead(wait_s: float, *, waits: bool, rate: float) -> float:
+    """How far a request that begins with a branch comes to be ahead of one that missed, step by step."""
+    miss = FRESH if waits else ROOT
+    branch_value, miss_value = 0.0, 0.0
+    for _ in range(200):
+        values = [
+            way.brought + way.hits * branch_value + (1 - way.hits) * miss_value for way in (BRANCH, miss)
+        ]
+        branch_value, miss_value = values[0], values[1] - rate * wait_s * waits
+    return branch_value - miss_value
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("wait_s", [0.001, 0.008])
+def test_a_hit_is_worth_what_a_miss_is_behind(wait_s: float, waits: bool) -> None:
+    found = learnt(wait_s).hit_worth(500.0, waits=waits)
+    assert found == pytest.approx(ahead(wait_s, waits=waits, rate=500.0), rel=0.25)  # hits are drawn
+
+
 def test_all_are_waited_for_until_enough_is_known() -> None:
     waiting = Waiting()
     for _ in range(ENOUGH - 1):
         waiting.learn([Fared(5, awaited=True, tokens=1, hit=False)], 1.0, 0.0)
         assert waiting.least_misses(1000.0) == 0.0
+        assert waiting.hit_worth(1000.0, waits=True) == math.inf
     waiting.learn([Fared(5, awaited=True, tokens=1, hit=False)], 1.0, 0.0)
     assert waiting.least_misses(1000.0) == math.inf
     assert waiting.least_misses(0.0) == 0.0  # and while no rate is known
@@ -127,4 +147,4 @@ def test_what_is_long_decided_alike_is_decided_otherwise_more_and_more_seldom(
         if waits is not usual:
             otherwise.append(decision)
     pauses = [later - before - 1 for before, later in itertools.pairwise([-1, *otherwise])]
-    assert pauses == [FIRST_PAUSE * LONGER**trial for trial in range(4)]
+    assert pauses == [FIRST_PAUSE * 2**trial for trial in range(4)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_mirror.core.verify import Outcome, follow
+from sglang_mirror.core.verify import Outcome, follow, reached
 from sglang_mirror.core.window import Window
 
 #        7
@@ -71,6 +71,14 @@ def test_follow(
     assert (verdict.path, verdict.outcome) == (path, outcome)
     assert verdict.num_accepted == len(path) - 1
     assert verdict.committed(TREE) == committed
+
+
+def test_what_was_committed_tells_the_outcome() -> None:
+    chain = Window((5, 6, 7), (-1, 0, 1))
+    assert reached(chain, [6, 9]) == Outcome(1, 9)
+    assert reached(None, [4]) == Outcome(0, 4)
+    assert reached(None, [0, 4]) == Outcome(-1, 4)  # padding that was accepted is no node
+    assert reached(chain, [6, 7, 0, 4]) == Outcome(-1, 4)
 
 
 @given(window=windows(), data=st.data())

@@ -20,13 +20,13 @@ A = b"a"
 GAMMA = 3
 
 
-def after_a_miss(*, waits: bool, roots: str = "union") -> Player:
+def after_a_miss(*, waits: bool, roots: str = "union", signals: bool = True) -> Player:
     playing = player()
     playing.greet(A, hello(gamma=GAMMA, roots=roots, budget=4))
     playing.say(A, opening(1, 4))
     playing.settle()
     playing.take(A)
-    playing.say(A, Commit(commit(1, 5, 7).committed, waits=waits))
+    playing.say(A, Commit(commit(1, 5, 7).committed, waits=waits, signals=signals))
     playing.settle()
     return playing
 
@@ -43,6 +43,13 @@ def test_it_has_branches_behind_its_root_and_no_window() -> None:
     found = branches(playing)
     assert len(found) == 3  # of a budget of 4 the signal's share is left
     assert {(each.node, len(each.tokens)) for each in found} == {(0, GAMMA)}
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_where_no_signal_follows_its_share_of_the_branches_is_the_drafts(waits: bool) -> None:
+    silent = branches(after_a_miss(waits=waits, signals=False))
+    assert len(silent) == 4
+    assert silent[:3] == branches(after_a_miss(waits=waits))
 
 
 def test_the_first_of_them_is_what_its_window_would_have_been() -> None:

@@ -79,6 +79,8 @@ def test_branches_are_hit_and_the_draft_is_told_all(overlapped: Server, fleet: F
     after = report(overlapped)
     assert after["hits"]["draft"] > before["hits"]["draft"]
     assert after["connections"] == 1
+    # One at a time: the step that is launched before an answer's end is seen counts for nobody.
+    assert after["batches"] - before["batches"] == after["steps"] - before["steps"]
     assert after["requests"] == 0
     assert "does not hold this request" not in (LOGS / f"{fleet.label}overlap.log").read_text(
         errors="replace"

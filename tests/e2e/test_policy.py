@@ -65,6 +65,20 @@ def test_speculation_is_given_up_and_taken_up(
     fleet.stop("policy")
 
 
+def test_the_exit_goes_unread_where_it_does_not_pay(fleet: Fleet, plain_server: Server) -> None:
+    """On a CPU it mostly does not: half of a verification of 15 ms is no time for a rollout."""
+    expected = texts(generate_all(plain_server, prompts(8), NUM_TOKENS))
+    server = with_draft(fleet.launch("exit", flags(*mirror_flags(fleet.pair.draft, miss="wait"))))
+    assert report(server)["signals"] is True
+    rounds_until(server, expected, lambda said: said["signals"] is False)
+    before = report(server)
+    assert texts(generate_all(server, prompts(8), NUM_TOKENS)) == expected
+    after = report(server)
+    assert after["exit_ms"] - before["exit_ms"] < before["exit_ms"]
+    assert after["hits"]["draft"] > before["hits"]["draft"]
+    fleet.stop("exit")
+
+
 def test_nobody_waits(fleet: Fleet, plain_server: Server) -> None:
     """What missed goes on without a window beside those that have one, and has branches in the next step."""
     server = with_draft(

@@ -151,6 +151,19 @@ def test_of_many_misses_all_are_waited_for(line: Line, request_: Request) -> Non
     assert request_.awaited and other.awaited and not unheld.awaited
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_draft_hears_whether_a_signal_follows(line: Line, request_: Request, reads: bool) -> None:
+    """None does where the exit goes unread, nor behind roots that are verified alone."""
+    line.client.signals = reads
+    line.client.committed("a", [*PROMPT, 8, 9])
+    assert line.peer.hear(Commit).signals is reads
+    commit(line, request_, 0, 10)
+    assert line.peer.hear(Commit).signals is reads
+    line.client.waits = lambda _misses: False
+    commit(line, request_, 0, 10)
+    assert not line.peer.hear(Commit).signals
+
+
 def test_closed_requests_are_forgotten(line: Line, request_: Request) -> None:
     line.client.close(["a", "unknown"])
     assert line.peer.hear(Close).requests == (request_.number,)

@@ -9,6 +9,8 @@ import pytest
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
+from sglang_mirror.core.signalling import ENOUGH as ENOUGH_SIGNALS
+from sglang_mirror.core.signalling import Signalled
 from sglang_mirror.core.waiting import ENOUGH, Fared
 from sglang_mirror.core.window import Window
 from sglang_mirror.engine.judging import fared, speculation_of
@@ -38,6 +40,36 @@ def test_who_is_waited_for_is_measured_unless_windows_are_wanted_always(
         judged.end(WAITS_IN_VAIN, rows=1, seconds=0.010, waited_s=0.050, tokens=1)
     assert judged.least_misses == least
     assert judged.waits(1) is (least == 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "always"),
+    [
+        ({}, False),
+        ({"roots": "union"}, True),
+        ({"roots": "exit"}, True),
+        ({"speculate": "always"}, True),
+        ({"lockstep": True}, True),
+        ({"trace": "steps.jsonl"}, True),
+    ],
+)
+def test_the_exit_goes_unread_where_it_hits_nothing_unless_it_is_asked_for(
+    settings: dict[str, Any], always: bool
+) -> None:
+    judged = speculation_of(MirrorConfig(**settings), resizable=True)
+    asked = []
+    for _ in range(2 * ENOUGH_SIGNALS):
+        judged.begin(1, sampled=False, cycle_s=0.060)
+        asked.append(judged.signals())
+        judged.end(
+            WAITS_IN_VAIN,
+            rows=1,
+            seconds=0.010,
+            waited_s=0.050,
+            tokens=1,
+            signalled=Signalled(0, 0.001) if asked[-1] else None,
+        )
+    assert asked == [True] * ENOUGH_SIGNALS + [always] * ENOUGH_SIGNALS
 
 
 def test_a_step_that_tells_nothing_of_its_draft_is_left_out() -> None:

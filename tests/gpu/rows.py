@@ -30,7 +30,8 @@ class Rows:
         self._rows = {key: _row(key, "not run") for key in keys}
         if path.is_file():
             content = read_results(path)
-            if content["provenance"]["commit"] == provenance()["commit"]:
+            now = provenance()["commit"]
+            if now is not None and content["provenance"]["commit"] == now:
                 self._rows |= {tuple(row[name] for name in NAMES): row for row in content["results"]}
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The ranks of one target: the first speaks with the draft, and all verify the same windows."""
+"""The rank of a target that speaks with the draft, and tells the others what to verify."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.branches import Branch
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.roots import phase_budgets
-from sglang_mirror.core.verify import Outcome
-from sglang_mirror.core.window import Window
+from sglang_mirror.core.signalling import Signalled
+from sglang_mirror.core.verify import reached
 from sglang_mirror.engine.early_exit import Publish
+from sglang_mirror.engine.following_rank import Windows
 from sglang_mirror.engine.host import get_serving
 from sglang_mirror.engine.judging import fared, speculation_of
 from sglang_mirror.engine.metrics import Counters
@@ -27,60 +28,7 @@ from sglang_mirror.protocol.liveness import Peer
 
 # Lockstep is for traces: a draft that takes longer is broken.
 LOCKSTEP_WAIT_MS = 5000.0
-Windows = list[Window | None]
 NOBODY = 0  # requests are numbered from 1
-
-
-class FollowingRank:
-    """A rank that hears from the first one what to verify, and leaves everything else to it.
-
-    Args:
-        group: SGLang's group of the target's ranks.
-    """
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def wait_until_ready(self) -> None:
-        """The first rank waits for the draft."""
-
-    def open(self, reqs: Sequence[Any]) -> None:
-        """Requests are being prefilled."""
-
-    def windows(
-        self,
-        _reqs: Sequence[Any],
-        _unread: Sequence[Sequence[int]],
-        _cycle_s: float | None,
-        *,
-        sampled: bool,  # noqa: ARG002 - the leading rank's form
-    ) -> Windows:
-        """Each request's window, None where it has none."""
-        found: Windows = self._group.broadcast_object(None, src=0)
-        return found
-
-    def publisher(self, windows: Windows) -> Publish:  # noqa: ARG002 - the leading rank's form
-        """Where the early exit's candidates of these windows' verification go."""
-        return lambda _tokens, _logprobs: None
-
-    def commit(
-        self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float], *, num_rows: int
-    ) -> None:
-        """What the requests of the last `windows` commit.
-
-        Args:
-            windows: as they were verified.
-            committed: tokens of each request; none if it had ended before.
-            times: when verification began and ended.
-            num_rows: that it had, of all requests together.
-        """
-
-    def close(self, rids: Sequence[str]) -> None:
-        """These requests are over."""
-
-    def report(self) -> dict[str, Any]:
-        """What there is to say of the draft."""
-        return {}
 
 
 class LeadingRank:
@@ -126,6 +74,7 @@ class LeadingRank:
         self._prefilled: dict[str, Any] = {}
         self._speculation = speculation_of(config, resizable=resizable)
         self._client.waits = self._speculation.waits
+        self._client.signals = config.has_exit
         # Of the running step: the requests that it speculates for, of each request whether its window was
         # awaited, how long it waited, and whether requests had joined it.
         self._requests: list[Request] = []
@@ -151,7 +100,7 @@ class LeadingRank:
         cycle_s: float | None,
         *,
         sampled: bool,
-    ) -> Windows:
+    ) -> tuple[Windows, bool]:
         """See `FollowingRank.windows`; waits for those that can be expected.
 
         Args:
@@ -168,7 +117,8 @@ class LeadingRank:
             self._awaited = [self._client.awaited(request) for request in self._requests]
             self._waited_s = self._client.collect(self._requests, self._config.miss_wait_ms)
             ours = [request.window for request in self._requests]
-        found: Windows = self._group.broadcast_object(ours, src=0)
+        found = ours, self._client.signals and any(ours)
+        self._group.broadcast_object(found, src=0)
         return found
 
     def publisher(self, windows: Windows) -> Publish:
@@ -181,7 +131,13 @@ class LeadingRank:
         return publish
 
     def commit(
-        self, windows: Windows, committed: Sequence[list[int]], times: tuple[float, float], *, num_rows: int
+        self,
+        windows: Windows,
+        committed: Sequence[list[int]],
+        times: tuple[float, float],
+        *,
+        num_rows: int,
+        exit_s: float | None,
     ) -> None:
         """See `FollowingRank.commit`: look each outcome up among its branches, tell the draft, count.
 
@@ -199,6 +155,7 @@ class LeadingRank:
             waited_s=self._waited_s,
             tokens=sum(map(len, committed)),
             joined=self._joined,
+            signalled=None if exit_s is None else Signalled(_hits_by_exit(hits), exit_s),
         )
         self._client.least, self._client.rate = self._speculation.least, self._speculation.rate
         self._counters.rendezvous_ms += (time.monotonic() - times[1]) * 1000
@@ -212,14 +169,12 @@ class LeadingRank:
         if not self._requests:
             return [None] * len(committed)
         if self._config.lockstep:
-            first, total = phase_budgets(self._config.roots, self._config.root_budget)
+            first, total = phase_budgets(self._config.root_mode, self._config.root_budget)
             last_phase = 2 if total > first else int(first > 0)
             waited_for = [request for request in self._requests if request.window is not None]
             self._client.wait_for_branches(waited_for, last_phase, LOCKSTEP_WAIT_MS)
-        outcomes = [
-            Outcome(_reached(window, tokens), tokens[-1])
-            for window, tokens in zip(windows, committed, strict=True)
-        ]
+        outcomes = [reached(*each) for each in zip(windows, committed, strict=True)]
+        self._client.signals = self._config.has_exit and self._speculation.signals()
         return self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
 
     def close(self, rids: Sequence[str]) -> None:
@@ -236,6 +191,7 @@ class LeadingRank:
             "speculating": self._speculation.report(),
             "least_chance": math.exp(self._client.least),
             "least_misses": misses if math.isfinite(misses) else None,
+            "signals": self._client.signals,
         }
 
     def _requests_of(self, reqs: Sequence[Any], unread: Sequence[Sequence[int]]) -> list[Request]:
@@ -292,9 +248,5 @@ def _tokens_of(req: Any) -> list[int]:
     return [*req.origin_input_ids_unpadded, *req.output_ids]
 
 
-def _reached(window: Window | None, committed: Sequence[int]) -> int:
-    """The node at which verification ended; -1, for which there is no branch, if padding was accepted."""
-    if window is None:
-        return 0 if len(committed) == 1 else -1
-    node = window.reached(committed[:-1])
-    return -1 if node is None else node
+def _hits_by_exit(hits: Sequence[Branch | None]) -> int:
+    return sum(hit is not None and hit.source == "exit" for hit in hits)

@@ -10,7 +10,7 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_mirror.core.window import Window
-from sglang_mirror.engine.ranks import LeadingRank, _reached, _tokens_of
+from sglang_mirror.engine.leading_rank import LeadingRank, _tokens_of
 from sglang_mirror.engine.request import Request
 from sglang_mirror.engine.signal import addresses
 
@@ -58,9 +58,3 @@ def test_a_signal_is_of_the_windows_that_are_verified() -> None:
     unheld = Request("c", 3, [5])
     found = addresses([early, late, unheld], [window, None, None])
     assert found == [(early.stamp, 3), (late.stamp, 1), (unheld.stamp, 0)]
-
-
-def test_padding_that_was_accepted_is_no_outcome_of_a_window() -> None:
-    assert _reached(None, [4]) == 0
-    assert _reached(None, [0, 4]) == -1
-    assert _reached(Window((5, 6, 7), (-1, 0, 1)), [6, 9]) == 1
