@@ -134,6 +134,11 @@ class MirrorConfig:
         """Whether the early exit may be read."""
         return self.root_mode in ("exit", "union") and self.root_budget > 0
 
+    @property
+    def insists_on_exit(self) -> bool:
+        """Whether what keeps the early exit from being read is an error; else the draft guesses alone."""
+        return self.has_exit and (self.roots != "auto" or self.exit_layer is not None)
+
     def of_replica(self, replica: int) -> MirrorConfig:
         """Those of one target of several: all but the first have a number in their draft's trace's name."""
         if not replica or self.draft_trace is None:

@@ -20,7 +20,7 @@ from sglang_mirror.errors import MirrorError
 logger = logging.getLogger(__name__)
 
 GAMMA = 5
-ROOTS = ("exit", "draft", "union", "none")
+ROOTS = ("auto", "exit", "draft", "union", "none")
 
 
 @dataclass(frozen=True, slots=True)

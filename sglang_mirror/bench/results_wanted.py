@@ -70,7 +70,7 @@ class Wanted:
 
 SERVE = (
     Wanted(
-        "Temperature 0, float32, 60 prompts at 1 and 8 at once, all four kinds of roots: plain's text",
+        "Temperature 0, float32, 60 prompts at 1 and 8 at once, all kinds of roots: plain's text",
         ("identity.json",),
         mirrors_texts,
     ),

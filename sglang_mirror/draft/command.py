@@ -6,14 +6,13 @@ import argparse
 import logging
 import math
 import os
-import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sglang_mirror.draft.launcher import BAD_SETTINGS
+from sglang_mirror.draft.launcher import BAD_SETTINGS, cpu_problems, cpus_of
 from sglang_mirror.draft.parent import ParentWatch
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import DRAFT_KEY, endpoint_problems, remove_private
@@ -107,21 +106,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trace", type=Path, help="write every forward to this file, one JSON object a line")
 
 
-def parse_cpus(text: str) -> set[int]:
-    """CPU numbers from a list such as 0-3 or 2,5.
-
-    Raises:
-        SettingsError: it is not such a list.
-    """
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise SettingsError([f"--cpus {text}: give CPU numbers such as 1, 0-3 or 2,5"])
-    cpus: set[int] = set()
-    for part in text.split(","):
-        low, _, high = part.partition("-")
-        cpus.update(range(int(low), int(high or low) + 1))
-    return cpus
-
-
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop.
 
@@ -156,7 +140,7 @@ def _prepare(args: argparse.Namespace, parent: ParentWatch) -> DraftServer:
     if problems:
         raise SettingsError(problems)
     if args.cpus:
-        _stay_on(parse_cpus(args.cpus), args.cpus)
+        os.sched_setaffinity(0, cpus_of(args.cpus))
     vocabulary = vocabulary_fingerprint(args.model)
     backend = load_backend(
         args.backend, model=args.model, device=args.device, dtype=args.dtype, threads=args.threads
@@ -221,15 +205,8 @@ def _problems(args: argparse.Namespace) -> list[str]:
         problems.append(f"--spin-ms {args.spin_ms:g}: give 0 or more")
     if args.threads < 0:
         problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")
+    if args.cpus:
+        problems += cpu_problems("--cpus", args.cpus)
     if args.trace is not None and not args.trace.parent.is_dir():
         problems.append(f"--trace {args.trace}: there is no folder {args.trace.parent}; make it")
     return problems
-
-
-def _stay_on(cpus: set[int], text: str) -> None:
-    try:
-        os.sched_setaffinity(0, cpus)
-    except (OSError, AttributeError) as error:
-        raise SettingsError(
-            [f"--cpus {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"]
-        ) from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -21,6 +23,31 @@ LONGEST_PAUSE_S = 30.0
 # A process that has lived so long before it ended has earned a quick restart.
 HEALTHY_AFTER_S = 30.0
 WORDS_KEPT = 20
+
+
+def cpu_problems(option: str, text: str) -> list[str]:
+    """Why a process cannot be kept to these CPUs, such as 1, 0-3 or 2,5; empty if it can.
+
+    Args:
+        option: that they were given by.
+        text: as it was given.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        return [f"{option} {text}: give CPU numbers such as 1, 0-3 or 2,5"]
+    with ThreadPoolExecutor(1) as apart:  # it is a thread's own, and ends with it
+        error = apart.submit(os.sched_setaffinity, 0, cpus_of(text)).exception()
+    return (
+        [f"{option} {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"] if error else []
+    )
+
+
+def cpus_of(text: str) -> set[int]:
+    """The numbers in a list of which `cpu_problems` has nothing to say."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        cpus.update(range(int(low), int(high or low) + 1))
+    return cpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,7 @@ from sglang_mirror.draft.service import DraftService
 from sglang_mirror.draft.trace import Trace
 from sglang_mirror.errors import DraftError, ProtocolError, SettingsError
 from sglang_mirror.protocol.channel import DraftChannel
+from sglang_mirror.protocol.endpoint import is_served
 
 logger = logging.getLogger(__name__)
 
@@ -44,29 +44,22 @@ def bind(endpoint: str, curve_dir: Path | None) -> DraftChannel:
         SettingsError: it cannot be bound.
         DraftError: another process has it.
     """
-    if endpoint.startswith("ipc://") and _answers(endpoint.removeprefix("ipc://")):
+    # ZeroMQ would take its place without a word.
+    if endpoint.startswith("ipc://") and is_served(Path(endpoint.removeprefix("ipc://"))):
         raise DraftError(f"--endpoint {endpoint}: another process serves it; name a path that is free")
     mask = os.umask(0o077)  # whoever may write to the socket's file may connect
     try:
         return DraftChannel(endpoint, curve_dir=curve_dir)
     except (zmq.ZMQError, OSError) as error:
-        said = f"--endpoint {endpoint}: cannot be bound ({error}); name a path or port that is free"
+        said = (
+            f"--endpoint {endpoint}: cannot be bound ({error}); name a port that is free, or a path in a "
+            "folder that exists"
+        )
         if error.errno == errno.EADDRINUSE:
             raise DraftError(said) from error
         raise SettingsError([said]) from error
     finally:
         os.umask(mask)
-
-
-def _answers(path: str) -> bool:
-    """Whether a process listens at `path`: ZeroMQ would take its place without a word."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
 
 
 class DraftServer:

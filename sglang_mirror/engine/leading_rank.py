@@ -42,6 +42,7 @@ class LeadingRank:
         place: the draft's device, and its threads on a CPU.
         vocab_size: the target's token ids are below it.
         resizable: whether a verification of fewer nodes is a shorter one.
+        has_exit: whether there is an early exit to read.
         counters: where to count.
     """
 
@@ -55,6 +56,7 @@ class LeadingRank:
         place: tuple[str, int],
         vocab_size: int,
         resizable: bool,
+        has_exit: bool,
         counters: Counters,
     ) -> None:
         self._group, self._config, self._counters = group, config, counters
@@ -74,7 +76,7 @@ class LeadingRank:
         self._prefilled: dict[str, Any] = {}
         self._speculation = speculation_of(config, resizable=resizable)
         self._client.waits = self._speculation.waits
-        self._client.signals = config.has_exit
+        self._has_exit = self._client.signals = has_exit
         # Of the running step: the requests that it speculates for, of each request whether its window was
         # awaited, how long it waited, and whether requests had joined it.
         self._requests: list[Request] = []
@@ -169,12 +171,13 @@ class LeadingRank:
         if not self._requests:
             return [None] * len(committed)
         if self._config.lockstep:
-            first, total = phase_budgets(self._config.root_mode, self._config.root_budget)
+            mode, budget = self._config.root_mode, self._config.root_budget
+            first, total = phase_budgets(mode, budget, signals=self._has_exit)
             last_phase = 2 if total > first else int(first > 0)
             waited_for = [request for request in self._requests if request.window is not None]
             self._client.wait_for_branches(waited_for, last_phase, LOCKSTEP_WAIT_MS)
         outcomes = [reached(*each) for each in zip(windows, committed, strict=True)]
-        self._client.signals = self._config.has_exit and self._speculation.signals()
+        self._client.signals = self._has_exit and self._speculation.signals()
         return self._client.commit(list(zip(self._requests, outcomes, committed, strict=True)))
 
     def close(self, rids: Sequence[str]) -> None:

@@ -9,52 +9,41 @@ from sglang_mirror.core.branches import Branch
 from sglang_mirror.protocol.messages import Work
 
 
+def _count(meaning: str) -> Any:
+    return field(default=0, metadata={"help": meaning})
+
+
+def _ms(meaning: str) -> Any:
+    return field(default=0.0, metadata={"help": meaning})
+
+
 @dataclass(slots=True)
 class Counters:
-    """Counts since the server's start. Times in milliseconds.
+    """Counts since the server's start, times in milliseconds; what each is of is its metric's help too."""
 
-    Attributes:
-        batches: verifications, however many requests each had.
-        steps: verifications, one a request and step.
-        plain_steps: those without a window, in which the target decoded alone.
-        accepted: draft tokens accepted.
-        committed: tokens committed, corrections included.
-        hits: outcomes that had a branch, by whose guess it was.
-        branches: branches received in time.
-        stale_branches: branches that came after their outcome was known.
-        waited_ms: how long the target waited for windows.
-        busy_ms: how long the draft computed rollouts.
-        draft_windows: windows and branches that the draft rolled out to their end.
-        draft_forwards: forwards that these took, one after another.
-        verify_ms: how long the target verified, without the two that follow.
-        exit_ms: how long reading the early exit took: norm, head and top-k, as the host sees it.
-        rendezvous_ms: how long sending signals, looking outcomes up and committing them took.
-        cycles: verifications that came right after another, with no prefill between them.
-        cycle_ms: from the beginning of the other's to the beginning of theirs; what the parts above leave of
-            it is SGLang's own work.
-        connections: times a draft became ready.
-        restarts: times we started the draft process again.
-    """
-
-    batches: int = 0
-    steps: int = 0
-    plain_steps: int = 0
-    accepted: int = 0
-    committed: int = 0
-    hits: dict[str, int] = field(default_factory=lambda: {"draft": 0, "exit": 0})
-    branches: int = 0
-    stale_branches: int = 0
-    waited_ms: float = 0.0
-    busy_ms: float = 0.0
-    draft_windows: int = 0
-    draft_forwards: int = 0
-    verify_ms: float = 0.0
-    exit_ms: float = 0.0
-    rendezvous_ms: float = 0.0
-    cycles: int = 0
-    cycle_ms: float = 0.0
-    connections: int = 0
-    restarts: int = 0
+    batches: int = _count("verifications, however many requests each had")
+    steps: int = _count("verifications, one a request and step")
+    plain_steps: int = _count("those without a window, in which the target decoded alone")
+    accepted: int = _count("draft tokens accepted")
+    committed: int = _count("tokens committed, corrections included")
+    hits: dict[str, int] = field(
+        default_factory=lambda: {"draft": 0, "exit": 0},
+        metadata={"help": "outcomes that had a branch, by whose guess it was"},
+    )
+    branches: int = _count("branches received in time")
+    stale_branches: int = _count("branches that came after their outcome was known")
+    waited_ms: float = _ms("time that the target waited for windows")
+    busy_ms: float = _ms("time that the draft computed rollouts")
+    draft_windows: int = _count("windows and branches that the draft rolled out to their end")
+    draft_forwards: int = _count("forwards that these took, one after another")
+    verify_ms: float = _ms("time that the target verified, without reading the exit and sending signals")
+    exit_ms: float = _ms("time that reading the early exit took, as the host sees it: norm, head, top-k")
+    rendezvous_ms: float = _ms("time of sending signals, looking outcomes up and committing them")
+    cycles: int = _count("verifications that came right after another, with no prefill between them")
+    # What the parts above leave of it is SGLang's own work.
+    cycle_ms: float = _ms("time from the beginning of the other's to the beginning of theirs")
+    connections: int = _count("times that a draft became ready")
+    restarts: int = _count("times that we started the draft process again")
 
     def add_work(self, said: Work, before: Work) -> None:
         """What the draft says that it has done since it became ready, and what it had said `before`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.config import MirrorConfig
+from sglang_mirror.draft.launcher import cpu_problems
 
 # https://docs.nvidia.com/deploy/mps: what a client may use of a GPU, in percent; read as it first uses one.
 SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
@@ -50,7 +51,25 @@ def draft_place(config: MirrorConfig, args: Any, *, num_gpus: int, replica: int 
     return device, config.draft_threads or max(1, usual)
 
 
-def share_problems(args: Any, config: MirrorConfig) -> list[str]:
+def problems(args: Any, config: MirrorConfig, *, num_gpus: int) -> list[str]:
+    """Why the draft cannot compute where the settings put it."""
+    found = _share_problems(args, config)
+    if config.draft_endpoint is not None:  # it computes elsewhere
+        return found
+    if config.draft_cpus is not None:
+        found += cpu_problems("--mirror-draft-cpus", config.draft_cpus)
+    kind, _, number = config.draft_device.partition(":")
+    if kind == "cuda" and not (number or "0").isdecimal():
+        found.append(f"--mirror-draft-device {config.draft_device}: give cuda:NUMBER")
+    elif kind == "cuda" and int(number or 0) >= num_gpus:
+        found.append(
+            f"--mirror-draft-device {config.draft_device}: this host has {num_gpus} GPUs that can be used; "
+            "name one of them, or cpu, or leave it out"
+        )
+    return found
+
+
+def _share_problems(args: Any, config: MirrorConfig) -> list[str]:
     """Why `--mirror-draft-share` cannot work with these settings."""
     share = config.draft_share
     if share is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from prometheus_client import Counter, Gauge
 
@@ -25,10 +25,10 @@ class Metrics:
         self._counters, self._labels = counters, {"model_name": model_name}
         self._said: dict[tuple[str, str], float] = {}
         self._metrics: dict[str, Counter] = {}
-        for (name, source), _ in self._values():
-            if name not in self._metrics:
-                labels = [*self._labels, *(["source"] if source else [])]
-                self._metrics[name] = Counter(PREFIX + name, f"Mirror: {name} since the start.", labels)
+        for item in fields(counters):
+            labels = [*self._labels, *(["source"] if item.name == "hits" else [])]
+            name = _metric(item.name)
+            self._metrics[name] = Counter(PREFIX + name, f"Mirror: {item.metadata['help']}.", labels)
         self._ready = Gauge(
             PREFIX + "draft_ready",
             "Mirror: 1 while a draft answers.",
@@ -58,8 +58,10 @@ class Metrics:
         for name, value in asdict(self._counters).items():
             if isinstance(value, dict):
                 found += [((name, source), float(count)) for source, count in value.items()]
-            elif name.endswith("_ms"):
-                found.append(((name.removesuffix("_ms") + "_seconds", ""), value / 1000))
             else:
-                found.append(((name, ""), float(value)))
+                found.append(((_metric(name), ""), value / 1000 if name.endswith("_ms") else float(value)))
         return found
+
+
+def _metric(name: str) -> str:
+    return name.removesuffix("_ms") + "_seconds" if name.endswith("_ms") else name

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import placing, probe
@@ -66,9 +68,10 @@ def problems(args: Any) -> list[str]:
         config = resolve()
     except SettingsError as error:
         return found + list(error.reasons)
-    found += _schedule_problems(args, config) + _host_problems(args, config) + _exit_problems(args, config)
+    found += _schedule_problems(args, config) + _exit_problems(args, config)
     found += _draft_problems(args, config) + _quantization_problems(args)
-    return found + placing.share_problems(args, config)
+    found += _trace_problems(config)
+    return found + placing.problems(args, config, num_gpus=torch.cuda.device_count())
 
 
 def endpoint_objections(args: Any) -> list[str]:
@@ -148,6 +151,19 @@ def _chosen(args: Any, name: str) -> Any:
     return getattr(args, name, None)
 
 
+def _trace_problems(config: MirrorConfig) -> list[str]:
+    given = {"--mirror-trace": config.trace, "--mirror-draft-trace": config.draft_trace}
+    return [
+        f"{flag} {path}: cannot be written; name a file in a folder that exists and is yours to write in"
+        for flag, path in given.items()
+        if path is not None and not _can_be_written(Path(path))
+    ]
+
+
+def _can_be_written(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
+
+
 def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:
     if config.schedule == "sync" or not args.disable_overlap_schedule:
         return []
@@ -156,23 +172,26 @@ def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:
     ]
 
 
-def _host_problems(args: Any, config: MirrorConfig) -> list[str]:
-    if args.nnodes == 1 or not config.has_exit:
-        return []
-    return [
-        f"--nnodes {args.nnodes}: the ranks leave what the early exit finds in memory that they share, which "
-        "hosts do not; use --mirror-roots draft, or one host"
-    ]
+def exit_barrier(args: Any) -> str | None:
+    """What in SGLang's settings keeps any early exit from being read; None if nothing does."""
+    if args.nnodes > 1:
+        return (
+            f"--nnodes {args.nnodes}: the ranks leave what the early exit finds in memory that they share, "
+            "which hosts do not; use --mirror-roots draft, or one host"
+        )
+    device = getattr(args, "device", None)
+    if device not in (None, "cpu", "cuda"):
+        return (
+            f"--device {device}: the early exit is read on CUDA and ROCm GPUs only; use --mirror-roots draft"
+        )
+    return None
 
 
 def _exit_problems(args: Any, config: MirrorConfig) -> list[str]:
-    if not config.has_exit:
+    if not config.insists_on_exit:
         return []
-    device = getattr(args, "device", None)
-    if device not in (None, "cpu", "cuda"):
-        return [
-            f"--device {device}: the early exit is read on CUDA and ROCm GPUs only; use --mirror-roots draft"
-        ]
+    if barrier := exit_barrier(args):
+        return [barrier]
     path = Path(args.model_path) / "config.json"
     if config.exit_layer is None or not path.is_file():
         return []

@@ -186,9 +186,11 @@ class Tap:
 
 
 def early_exit(
-    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any
+    model: Any, config: MirrorConfig, *, topk: int, most_nodes: int, group: Any, barrier: str | None = None
 ) -> EarlyExit | None:
-    """The early exit that the settings ask for, connected to the model; None if they ask for none.
+    """The early exit that the settings ask for, connected to the model.
+
+    None if they ask for none; or leave it open, and it cannot be read: then the log says why.
 
     Args:
         model: SGLang's, nothing of it captured yet.
@@ -196,19 +198,23 @@ def early_exit(
         topk: children a node, at most.
         most_nodes: nodes of the largest batch.
         group: SGLang's group of the target's ranks; each reads, as the head is split too.
+        barrier: why it cannot be read, whatever the model.
 
     Raises:
-        SettingsError: as `Tap`, `Tap.split` and `Tap.limit`.
+        SettingsError: as `Tap`, `Tap.split` and `Tap.limit`, where the settings insist.
         MirrorError: GPUs of one target without a memory that all of them can write into.
     """
     if not config.has_exit:
         return None
-    tap = Tap(model, config.exit_layer)
-    vocab_size = len(tap.ids)
-    if group.world_size > 1:
-        tap.split(group.world_size)
-    if config.exit_vocab is not None and config.exit_vocab < vocab_size:
-        tap.limit(config.exit_vocab)
+    try:
+        if barrier is not None:
+            raise SettingsError([barrier])
+        tap = _tap(model, config, group.world_size)
+    except SettingsError as error:  # the same on all ranks
+        if config.insists_on_exit:
+            raise
+        logger.warning("mirror: without the early exit: %s", "; ".join(error.reasons))
+        return None
     head = ExitHead(tap.logits, config.kappa, start=tap.ids.start, num_ranks=group.world_size)
     device = next(model.parameters()).device
     found: DirectExit | StreamedExit
@@ -225,6 +231,16 @@ def early_exit(
         )
     tap.connect(found)
     return found
+
+
+def _tap(model: Any, config: MirrorConfig, num_ranks: int) -> Tap:
+    tap = Tap(model, config.exit_layer)
+    vocab_size = len(tap.ids)
+    if num_ranks > 1:
+        tap.split(num_ranks)
+    if config.exit_vocab is not None and config.exit_vocab < vocab_size:
+        tap.limit(config.exit_vocab)
+    return tap
 
 
 def _letters(group: Any, length: int) -> torch.Tensor:

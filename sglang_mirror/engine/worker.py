@@ -30,6 +30,7 @@ from sglang_mirror.engine.launched import Launched
 from sglang_mirror.engine.leading_rank import LOCKSTEP_WAIT_MS, LeadingRank
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.placing import draft_place, replica_of
+from sglang_mirror.engine.settings import exit_barrier
 from sglang_mirror.engine.step import Verifier, lay_out
 from sglang_mirror.engine.tap import early_exit
 from sglang_mirror.engine.widths import widths_of
@@ -68,6 +69,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
             topk=self._shape.topk,
             most_nodes=get_schedule().max_running_requests * self._shape.num_nodes,
             group=group,
+            barrier=exit_barrier(server_args),
         )
         self._rank: LeadingRank | FollowingRank
         if group.rank_in_group:
@@ -84,6 +86,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
                 place=place,
                 vocab_size=self.model_runner.model_config.vocab_size,
                 resizable=not captures,
+                has_exit=self._exit is not None,
                 counters=self.counters,
             )
         self._overlapped = not get_schedule().disable_overlap_schedule

@@ -23,6 +23,10 @@ class MirrorTorchPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()
 
+    def get_device(self, device_id: int = 0) -> str:  # noqa: ARG002
+        """By its name: SGLang looks for a number in it where no `--device` is given."""
+        return "cpu"
+
     def get_default_attention_backend(self) -> str:
         """SGLang's torch backend, under whose name `install` registers ours."""
         return ATTENTION_BACKEND

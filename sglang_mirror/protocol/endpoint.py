@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import zmq
@@ -15,6 +17,7 @@ from sglang_mirror.errors import SettingsError
 DRAFT_KEY = "draft"
 TARGET_KEY = "target"
 _PRIVATE = "sglang-mirror-"
+_LEFT_AFTER_S = 600.0  # a younger one may be about to be served
 
 
 def endpoint_problems(
@@ -73,9 +76,29 @@ def _key_files(folder: Path) -> list[Path]:
 
 
 def private_ipc_endpoint() -> str:
-    """A new `ipc://` endpoint in a folder of its own, which only this user enters."""
+    """A new `ipc://` endpoint in a folder of its own, which only this user enters.
+
+    Those go that were left by servers that were ended at once with their drafts.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_PRIVATE}*/draft"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_AFTER_S and not is_served(left):
+                remove_private(f"ipc://{left}")
     folder = Path(tempfile.mkdtemp(prefix=_PRIVATE))  # mkdtemp: mode 0700
     return f"ipc://{folder / 'draft'}"
+
+
+def is_served(path: Path) -> bool:
+    """Whether a process listens at the socket `path`, or may: it is another user's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return path.exists()
+        return True
 
 
 def remove_private(endpoint: str) -> None:

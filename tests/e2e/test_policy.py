@@ -73,9 +73,7 @@ def test_the_exit_goes_unread_where_it_does_not_pay(fleet: Fleet, plain_server: 
     rounds_until(server, expected, lambda said: said["signals"] is False)
     before = report(server)
     assert texts(generate_all(server, prompts(8), NUM_TOKENS)) == expected
-    after = report(server)
-    assert after["exit_ms"] - before["exit_ms"] < before["exit_ms"]
-    assert after["hits"]["draft"] > before["hits"]["draft"]
+    assert report(server)["hits"]["draft"] > before["hits"]["draft"]
     fleet.stop("exit")
 
 

@@ -124,6 +124,7 @@ def test_refusals(tmp_path: Path, other_vocabulary: Path, web_server: int, stran
         "scheme": mirror_flags(None, draft_endpoint="udp://127.0.0.1:5555"),
         "file": mirror_flags(PAIR.draft, config=settings),
         "range": mirror_flags(PAIR.draft, kappa=0, root_budget=-1),
+        "place": mirror_flags(PAIR.draft, draft_cpus=4096, draft_device="cuda:0", trace="/no/folder/steps"),
         "http": mirror_flags(None, draft_endpoint=f"tcp://127.0.0.1:{web_server}", insecure_tcp=True),
         "stranger": mirror_flags(None, draft_endpoint=stranger),
     }
@@ -140,6 +141,11 @@ def test_refusals(tmp_path: Path, other_vocabulary: Path, web_server: int, stran
         "scheme": ["udp://127.0.0.1:5555", "give ipc://PATH or tcp://HOST:PORT"],
         "file": ["unknown setting 'kapa'", "known are", "roots = 7: expected str"],
         "range": ["--mirror-kappa 0: must be at least 1", "--mirror-root-budget -1: must be at least 0"],
+        "place": [
+            "--mirror-draft-cpus 4096: cannot be kept to",
+            "--mirror-draft-device cuda:0: this host has 0 GPUs",
+            "--mirror-trace /no/folder/steps: cannot be written",
+        ],
         "http": [f"--mirror-draft-endpoint tcp://127.0.0.1:{web_server}", "not an sglang-mirror draft"],
         "stranger": [f"--mirror-draft-endpoint {stranger}", "is the peer sglang-mirror"],
     }

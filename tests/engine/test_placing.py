@@ -114,7 +114,7 @@ SHARED = {"draft_model": "d", "draft_device": "cuda:0", "draft_share": 25}
 )
 def test_what_a_share_needs(args: dict[str, Any], changed: dict[str, Any], said: str) -> None:
     config = MirrorConfig(**{**SHARED, **changed})  # type: ignore[arg-type]
-    problems = placing.share_problems(arguments(**args), config)
+    problems = placing.problems(arguments(**args), config, num_gpus=2)
     assert len(problems) == (said != "")
     assert said in "".join(problems)
 
@@ -126,10 +126,30 @@ def test_a_share_needs_the_service(kind: str, tmp_path: Path, monkeypatch: pytes
         (tmp_path / "control").touch()
     if kind == "a pipe":
         os.mkfifo(tmp_path / "control")
-    problems = placing.share_problems(arguments(), MirrorConfig(**SHARED))  # type: ignore[arg-type]
+    problems = placing.problems(arguments(), MirrorConfig(**SHARED), num_gpus=1)  # type: ignore[arg-type]
     assert len(problems) == 1
     assert "--mirror-draft-share 25: CUDA's Multi-Process Service does not run" in problems[0]
     assert "nvidia-cuda-mps-control -d" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"draft_cpus": "4096"}, "--mirror-draft-cpus 4096: cannot be kept to"),
+        ({"draft_cpus": "one"}, "--mirror-draft-cpus one: give CPU numbers"),
+        ({"draft_device": "cuda:2"}, "--mirror-draft-device cuda:2: this host has 2 GPUs"),
+        ({"draft_device": "cuda:x"}, "--mirror-draft-device cuda:x: give cuda:NUMBER"),
+        ({"draft_device": "cuda:1", "draft_cpus": "0"}, ""),
+        ({"draft_device": "cuda"}, ""),
+        ({"draft_device": "cuda:2", "draft_cpus": "4096", "draft_endpoint": "ipc:///d"}, ""),
+    ],
+)
+def test_where_a_draft_of_ours_cannot_be(changed: dict[str, str], said: str) -> None:
+    before = os.sched_getaffinity(0)
+    found = placing.problems(arguments(), MirrorConfig(**changed), num_gpus=2)  # type: ignore[arg-type]
+    assert len(found) == (said != "")
+    assert said in "".join(found)
+    assert os.sched_getaffinity(0) == before
 
 
 def test_each_side_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,9 @@ def test_one_objection(models: tuple[str, str], changed: dict[str, Any], words: 
     assert words in reason
 
 
-@pytest.mark.parametrize(("roots", "refused"), [("union", True), ("exit", True), ("draft", False)])
+@pytest.mark.parametrize(
+    ("roots", "refused"), [("union", True), ("exit", True), ("draft", False), ("auto", False)]
+)
 def test_several_hosts(
     models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, roots: str, refused: bool
 ) -> None:
@@ -220,11 +222,26 @@ def test_exit_layer_of_a_model_with_several_parts(
 def test_an_accelerator_on_which_the_exit_cannot_be_read(
     models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert settings.problems(arguments(models, device="npu")) == []  # the draft guesses alone
+    monkeypatch.setenv("SGLANG_MIRROR_EXIT_LAYER", "2")
     [reason] = settings.problems(arguments(models, device="npu"))
     assert "--device npu" in reason
     assert "--mirror-roots draft" in reason
     monkeypatch.setenv("SGLANG_MIRROR_ROOTS", "draft")
     assert settings.problems(arguments(models, device="npu")) == []
+
+
+@pytest.mark.parametrize("name", ["trace", "draft_trace"])
+def test_a_trace_that_cannot_be_written(
+    models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    flag = "--mirror-" + name.replace("_", "-")
+    for path in (tmp_path / "no/folder/steps.jsonl", tmp_path):
+        monkeypatch.setenv(f"SGLANG_MIRROR_{name.upper()}", str(path))
+        [reason] = settings.problems(arguments(models))
+        assert f"{flag} {path}: cannot be written" in reason
+    monkeypatch.setenv(f"SGLANG_MIRROR_{name.upper()}", str(tmp_path / "steps.jsonl"))
+    assert settings.problems(arguments(models)) == []
 
 
 def test_another_vocabulary(models: tuple[str, str]) -> None:

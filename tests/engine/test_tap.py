@@ -11,7 +11,8 @@ from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, pad_vocab
 from torch import nn
 from transformers import PretrainedConfig
 
-from sglang_mirror.engine.tap import Tap
+from sglang_mirror.config import MirrorConfig
+from sglang_mirror.engine.tap import Tap, early_exit
 from sglang_mirror.errors import SettingsError
 
 WIDTH, VOCAB = 8, 30
@@ -52,6 +53,24 @@ def test_the_language_model_within_a_model_of_images(name: str) -> None:
 def test_layers_of_an_unknown_kind_are_named() -> None:
     with pytest.raises(SettingsError, match=r"SimpleNamespace is no model .* use --mirror-roots draft"):
         Tap(SimpleNamespace(language_model=nn.Identity()), None)
+
+
+@pytest.mark.parametrize("settings", [{"roots": "union"}, {"exit_layer": 1}])
+@pytest.mark.parametrize("barrier", [None, "--nnodes 2: no"])
+def test_without_an_exit_the_draft_guesses_alone_unless_it_is_asked_for(
+    settings: dict[str, Any], barrier: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = SimpleNamespace(language_model=nn.Identity())
+
+    def found(config: MirrorConfig) -> Any:
+        group = SimpleNamespace(world_size=1)
+        return early_exit(model, config, topk=1, most_nodes=8, group=group, barrier=barrier)
+
+    reason = barrier or "is no model whose layers"
+    assert found(MirrorConfig()) is None
+    assert reason in caplog.text
+    with pytest.raises(SettingsError, match=reason):
+        found(MirrorConfig(**settings))
 
 
 def test_what_is_done_to_logits_afterwards_forbids_it() -> None:

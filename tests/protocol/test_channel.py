@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +177,21 @@ def test_private_endpoint() -> None:
     for left in folder.iterdir():
         left.unlink()
     folder.rmdir()
+
+
+def test_what_servers_left_that_were_ended_at_once_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    served, young, left = (private_ipc_endpoint().removeprefix("ipc://") for _ in range(3))
+    for path in (young, left):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            listening.bind(path)
+    with DraftChannel(f"ipc://{served}"):
+        for path in (served, left):
+            os.utime(path, (0, 0))
+        folders = {Path(path).parent for path in (served, young, private_ipc_endpoint()[6:])}
+        assert set(tmp_path.iterdir()) == folders
 
 
 def test_an_endpoint_that_cannot_be_bound(tmp_path: Path) -> None:
