@@ -35,10 +35,10 @@ def cpu_problems(option: str, text: str) -> list[str]:
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         return [f"{option} {text}: give CPU numbers such as 1, 0-3 or 2,5"]
     with ThreadPoolExecutor(1) as apart:  # it is a thread's own, and ends with it
-        error = apart.submit(os.sched_setaffinity, 0, cpus_of(text)).exception()
-    return (
-        [f"{option} {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"] if error else []
-    )
+        error = apart.submit(lambda: os.sched_setaffinity(0, cpus_of(text))).exception()
+    if error is None:
+        return []
+    return [f"{option} {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"]
 
 
 def cpus_of(text: str) -> set[int]:
