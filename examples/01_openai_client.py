@@ -19,7 +19,7 @@ def main() -> None:
     """Stream one completion; the last line is the server's own report, as JSON."""
     url = sys.argv[1] if len(sys.argv) > 1 else URL
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    prompt = "def read_lines(path):\n"
+    prompt = "def main(argv=None):\n    if argv is None:\n        argv = sys.argv[1:]\n"
     sys.stdout.write(prompt)
     for chunk in client.completions.create(
         model="default", prompt=prompt, max_tokens=64, temperature=0, stream=True

@@ -15,7 +15,10 @@ from pathlib import Path
 import sglang
 
 MODELS = Path(__file__).resolve().parent / "models"
-PROMPTS = ["def read_lines(path):\n", "class Stack:\n"]
+PROMPTS = [
+    "def main(argv=None):\n    if argv is None:\n        argv = sys.argv[1:]\n",
+    "class TestStack(unittest.TestCase):\n    def test_push(self):\n        stack = Stack()\n",
+]
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ def main() -> None:
     cores = Cores.one_each()
     pair = embedded_pair()
     arm = mirror(pair, cores, gamma=GAMMA, **EMBEDDED)
-    body = json.dumps(payload("def read_lines(path):\n", num_tokens=64))
+    body = json.dumps(
+        payload("def main(argv=None):\n    if argv is None:\n        argv = sys.argv[1:]\n", num_tokens=64)
+    )
     say(f"starting on port {PORT}; when the log below says that it is ready to roll, try:\n")
     say(f"  curl -s http://127.0.0.1:{PORT}/generate -H 'Content-Type: application/json' -d '{body}'\n")
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(pair.target)]
