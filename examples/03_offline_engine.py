@@ -17,7 +17,8 @@ import sglang
 MODELS = Path(__file__).resolve().parent / "models"
 PROMPTS = [
     "def main(argv=None):\n    if argv is None:\n        argv = sys.argv[1:]\n",
-    "class TestStack(unittest.TestCase):\n    def test_push(self):\n        stack = Stack()\n",
+    "class TestStack(unittest.TestCase):\n    def test_push(self):\n        stack = Stack()\n"
+    "        stack.push(1)\n        self.assertEqual(",
 ]
 
 
