@@ -8,9 +8,10 @@ the file, the file over the default.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -194,7 +195,7 @@ def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
     path = environment.get(CONFIG_FILE)
     for name, value in (_read_file(Path(path)) if path else {}).items():
         if name not in known:
-            problems.append(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+            problems.append(f"{path}: unknown setting {name!r}; {_known(name, known)}")
         elif type(value) is not known[name] and not (known[name] is float and type(value) is int):
             problems.append(f"{path}: {name} = {value!r}: expected {known[name].__name__}")
         else:
@@ -204,7 +205,7 @@ def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
             continue
         name = key.removeprefix(PREFIX).lower()
         if name not in known:
-            problems.append(f"{key}: unknown setting; known are {', '.join(map(variable, known))}")
+            problems.append(f"{key}: unknown setting; {_known(key, map(variable, known))}")
             continue
         try:
             values[name] = _parse(known[name], text)
@@ -213,6 +214,13 @@ def resolve(environment: Mapping[str, str] | None = None) -> MirrorConfig:
     if problems:
         raise SettingsError(problems)
     return MirrorConfig(**values)
+
+
+def _known(name: str, known: Iterable[str]) -> str:
+    """The settings that there are, and first the one that was meant, if any is like it."""
+    names = list(known)
+    meant = "".join(f"did you mean {like}? " for like in difflib.get_close_matches(name, names, 1))
+    return f"{meant}known are {', '.join(names)}"
 
 
 def _parse(kind: type, text: str) -> Any:
