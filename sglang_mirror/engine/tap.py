@@ -207,9 +207,7 @@ def early_exit(
     if not config.has_exit:
         return None
     try:
-        if barrier is not None:
-            raise SettingsError([barrier])
-        tap = _tap(model, config, group.world_size)
+        tap = _tap(model, config, group.world_size, barrier)
     except SettingsError as error:  # the same on all ranks
         if config.insists_on_exit:
             raise
@@ -233,7 +231,9 @@ def early_exit(
     return found
 
 
-def _tap(model: Any, config: MirrorConfig, num_ranks: int) -> Tap:
+def _tap(model: Any, config: MirrorConfig, num_ranks: int, barrier: str | None) -> Tap:
+    if barrier is not None:
+        raise SettingsError([barrier])
     tap = Tap(model, config.exit_layer)
     vocab_size = len(tap.ids)
     if num_ranks > 1:
