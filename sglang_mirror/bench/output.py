@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sglang_mirror.bench.experiment import Plan
-from sglang_mirror.bench.provenance import provenance
+from sglang_mirror.bench.provenance import provenance, same_code
 from sglang_mirror.errors import MirrorError
 
 SCHEMA = 1
@@ -44,8 +44,8 @@ class Output:
         output = cls(path)
         if path.is_file():
             content = read_results(path)
-            then, now = (each["commit"] for each in (content["provenance"], provenance()))
-            if then is None or then != now:
+            if not same_code(content):
+                then, now = (each["commit"] for each in (content["provenance"], provenance()))
                 raise MirrorError(f"--resume: {path} was measured at {then}, this is {now}; leave it out")
             output.results = content["results"]
             output.timeline, output.bench_serving = content["timeline"], content["bench_serving"]

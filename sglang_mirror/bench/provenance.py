@@ -32,6 +32,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def same_code(content: dict[str, Any]) -> bool:
+    """Whether the figures are known to come from the code that runs now."""
+    then, now = content["provenance"]["commit"], _git("rev-parse", "HEAD")
+    return then is not None and then == now
+
+
 def origin(content: dict[str, Any]) -> str:
     """Where the figures come from, in one line."""
     where = content["provenance"]

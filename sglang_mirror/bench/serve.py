@@ -10,13 +10,17 @@ from sglang_mirror.bench.arms import Cores, mirror
 from sglang_mirror.bench.client import payload
 from sglang_mirror.bench.demo import say
 from sglang_mirror.bench.pair import EMBEDDED, GAMMA, embedded_pair
-from sglang_mirror.bench.server import cpu_environment
+from sglang_mirror.bench.server import ServerError, cpu_environment, require_free
 
 PORT = 30000
 
 
 def main() -> None:
     """Say how to try it, then become the server, so that its signals and its end are our own."""
+    try:
+        require_free(PORT)
+    except ServerError as error:
+        sys.exit(f"make serve: {error}")
     cores = Cores.one_each()
     pair = embedded_pair()
     arm = mirror(pair, cores, gamma=GAMMA, **EMBEDDED)

@@ -65,6 +65,17 @@ def free_port() -> int:
     raise ServerError(f"no port is free among {MOST_TRIES} from {PORTS.start} to {PORTS.stop - 1}")
 
 
+def require_free(port: int) -> None:
+    """See that nobody listens on a port: SGLang would load its model, and then hang.
+
+    Raises:
+        ServerError: somebody does.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise ServerError(f"port {port} is in use: end what listens there, or start again")
+
+
 def cpu_environment(threads: int = 1) -> dict[str, str]:
     """Variables that hold a process to so many threads and keep it off the network."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -124,9 +135,7 @@ class Server:
         Raises:
             ServerError: somebody listens on its port.
         """
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                raise ServerError(f"port {self.port} is in use: end what listens there, or start again")
+        require_free(self.port)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("wb")
         self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sglang_mirror.draft.launcher import BAD_SETTINGS, cpu_problems, cpus_of
+from sglang_mirror.draft.launcher import BAD_SETTINGS, cpu_problems, cpus_of, trace_problems
 from sglang_mirror.draft.parent import ParentWatch
 from sglang_mirror.errors import MirrorError, SettingsError
 from sglang_mirror.protocol.endpoint import DRAFT_KEY, endpoint_problems, remove_private
@@ -207,6 +207,4 @@ def _problems(args: argparse.Namespace) -> list[str]:
         problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")
     if args.cpus:
         problems += cpu_problems("--cpus", args.cpus)
-    if args.trace is not None and not args.trace.parent.is_dir():
-        problems.append(f"--trace {args.trace}: there is no folder {args.trace.parent}; make it")
-    return problems
+    return problems + trace_problems("--trace", args.trace)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 from sglang_mirror.errors import DraftError, reasons_in
@@ -39,6 +40,20 @@ def cpu_problems(option: str, text: str) -> list[str]:
     if error is None:
         return []
     return [f"{option} {text}: cannot be kept to ({error}); this machine has {os.cpu_count()}"]
+
+
+def trace_problems(option: str, path: Path | None) -> list[str]:
+    """Why a trace cannot be written there; empty if it can, or is not asked for.
+
+    Args:
+        option: that it was given by.
+        path: of its file.
+    """
+    if path is None or (os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()):
+        return []
+    return [
+        f"{option} {path}: cannot be written; name a file in a folder that exists and is yours to write in"
+    ]
 
 
 def cpus_of(text: str) -> set[int]:

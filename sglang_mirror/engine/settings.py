@@ -11,6 +11,7 @@ import torch
 
 from sglang_mirror.config import MirrorConfig, resolve, variable
 from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.draft.launcher import trace_problems
 from sglang_mirror.engine import placing, probe
 from sglang_mirror.engine.refused import REFUSED
 from sglang_mirror.errors import MirrorError, SettingsError
@@ -154,14 +155,10 @@ def _chosen(args: Any, name: str) -> Any:
 def _trace_problems(config: MirrorConfig) -> list[str]:
     given = {"--mirror-trace": config.trace, "--mirror-draft-trace": config.draft_trace}
     return [
-        f"{flag} {path}: cannot be written; name a file in a folder that exists and is yours to write in"
+        problem
         for flag, path in given.items()
-        if path is not None and not _can_be_written(Path(path))
+        for problem in trace_problems(flag, None if path is None else Path(path))
     ]
-
-
-def _can_be_written(path: Path) -> bool:
-    return os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
 
 
 def _schedule_problems(args: Any, config: MirrorConfig) -> list[str]:

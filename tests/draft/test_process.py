@@ -196,7 +196,7 @@ def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
         ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
         ({"cpus": "9999"}, "--cpus 9999: cannot be kept to"),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch finds"),
-        ({"backend": "scripted", "trace": "/nowhere/t"}, "there is no folder /nowhere"),
+        ({"backend": "scripted", "trace": "/nowhere/t"}, "--trace /nowhere/t: cannot be written"),
     ],
 )
 def test_settings_that_cannot_work(options: dict[str, str], said: str, model: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_mirror.bench.output import read_results, write_results
-from sglang_mirror.bench.provenance import provenance
+from sglang_mirror.bench.provenance import same_code
 
 # Of a row: family, attention backend and way.
 Key = tuple[str, str, str]
@@ -30,8 +30,7 @@ class Rows:
         self._rows = {key: _row(key, "not run") for key in keys}
         if path.is_file():
             content = read_results(path)
-            now = provenance()["commit"]
-            if now is not None and content["provenance"]["commit"] == now:
+            if same_code(content):
                 self._rows |= {tuple(row[name] for name in NAMES): row for row in content["results"]}
 
     @contextlib.contextmanager
