@@ -53,6 +53,9 @@ class MirrorConfig:
         "what computes the draft: torch; torch-fused: graphs of merged kernels; torch-eager: no CUDA graphs",
     )
     draft_dtype: str = _setting("auto", "the draft's number format: float32, bfloat16, float16 or auto")
+    draft_memory_gb: float | None = _setting(
+        None, "GiB of its GPU's memory for the draft, weights and all (default: what is free)", low=0.1
+    )
     draft_threads: int | None = _setting(
         None, "the draft's threads on a CPU (default: 1; beside a target on GPUs half of the cores)", low=1
     )

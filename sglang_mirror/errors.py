@@ -33,6 +33,10 @@ class ProtocolError(MirrorError):
     """The peer is not ours, speaks another version, or sent what cannot be decoded."""
 
 
+class OtherVersionError(ProtocolError):
+    """The peer's first word is one of another version of the protocol."""
+
+
 class DraftError(MirrorError):
     """The draft process could not be started or cannot serve the model asked for."""
 

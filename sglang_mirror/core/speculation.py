@@ -19,6 +19,7 @@ class _Step:
     batch: int = 0
     sampled: bool = False
     speculated: bool = False
+    drafted: bool = False
     tokens: int = 0
 
 
@@ -85,6 +86,8 @@ class Speculation:
             signalled: what the early exit did; None if it was not read.
         """
         self._last.speculated, self._last.tokens = bool(fared), tokens
+        num_windows = sum(each.drafted is not None for each in fared)
+        self._last.drafted = 2 * num_windows > self._last.batch
         self._worth.verified(rows, seconds)
         if not joined:
             self._waiting.learn(fared, waited_s, self._worth.row_tokens if self._resizable else 0.0)
@@ -132,6 +135,7 @@ class Speculation:
                 step.batch,
                 sampled=step.sampled,
                 speculated=step.speculated,
+                drafted=step.drafted,
                 tokens=step.tokens,
                 seconds=cycle_s,
             )

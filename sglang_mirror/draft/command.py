@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="float32, bfloat16, float16 or auto: float32 on a CPU, else the model's",
     )
+    add("--memory-gb", type=float, help="GiB of the GPU's memory, weights and all (default: what is free)")
     add(
         "--threads",
         type=int,
@@ -133,6 +134,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 def _prepare(args: argparse.Namespace, parent: ParentWatch) -> DraftServer:
     from sglang_mirror.draft.backends import load_backend  # noqa: PLC0415 - torch is heavy, and comes last
+    from sglang_mirror.draft.backends.device import bound_memory  # noqa: PLC0415
     from sglang_mirror.draft.server import DraftServer, bind  # noqa: PLC0415
     from sglang_mirror.draft.trace import Trace  # noqa: PLC0415
 
@@ -142,6 +144,8 @@ def _prepare(args: argparse.Namespace, parent: ParentWatch) -> DraftServer:
     if args.cpus:
         os.sched_setaffinity(0, cpus_of(args.cpus))
     vocabulary = vocabulary_fingerprint(args.model)
+    if args.memory_gb is not None:
+        bound_memory(args.device, args.memory_gb)
     backend = load_backend(
         args.backend, model=args.model, device=args.device, dtype=args.dtype, threads=args.threads
     )
@@ -203,6 +207,8 @@ def _problems(args: argparse.Namespace) -> list[str]:
             problems.append(f"--{option.replace('_', '-')} {value}: give 1 or more")
     if args.spin_ms is not None and not 0 <= args.spin_ms < math.inf:
         problems.append(f"--spin-ms {args.spin_ms:g}: give 0 or more")
+    if args.memory_gb is not None and not 0 < args.memory_gb < math.inf:
+        problems.append(f"--memory-gb {args.memory_gb:g}: give more than 0")
     if args.threads < 0:
         problems.append(f"--threads {args.threads}: give 1 or more, or 0 for PyTorch's default")
     if args.cpus:

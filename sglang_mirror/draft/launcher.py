@@ -74,6 +74,7 @@ class DraftCommand:
     device: str = "cpu"
     backend: str = "torch"
     dtype: str = "auto"
+    memory_gb: float | None = None
     threads: int = 1
     cpus: str | None = None
     trace: str | None = None
@@ -90,6 +91,7 @@ class DraftCommand:
             "--device": self.device,
             "--backend": self.backend,
             "--dtype": self.dtype,
+            "--memory-gb": None if self.memory_gb is None else str(self.memory_gb),
             "--threads": str(self.threads),
             "--cpus": self.cpus,
             "--trace": self.trace,

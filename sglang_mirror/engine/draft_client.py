@@ -139,7 +139,7 @@ class DraftClient:
             self._give_up(request)  # without asking: it may be a long prompt's every chunk
             return
         request.reopen(self._line.epoch if self.peer is Peer.READY else UNHELD)
-        self._line.send(Open(request.stamp, request.rid, tuple(tokens), window))
+        self._line.send(Open(request.stamp, request.name, tuple(tokens), window))
 
     def _give_up(self, request: Request) -> None:
         if request.epoch == self._line.epoch:  # its prompt's first chunks were sent
@@ -152,11 +152,12 @@ class DraftClient:
         return len(self._requests)
 
     def current(self, rid: str, committed_len: int) -> Request | None:
-        """The request, if this draft has heard of just so many committed tokens of it, or need not hear."""
+        """The request, if it has just so many committed tokens and no draft needs to hear of them."""
         request = self._requests.get(rid)
         if request is None or request.given_up:
             return request
-        return request if (request.epoch, len(request.tokens)) == (self._line.epoch, committed_len) else None
+        heard = request.epoch == self._line.epoch or self.peer is not Peer.READY
+        return request if heard and len(request.tokens) == committed_len else None
 
     def close(self, rids: Iterable[str]) -> None:
         """These requests are over, or were never decoded."""

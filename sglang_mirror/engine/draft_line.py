@@ -26,6 +26,7 @@ from sglang_mirror.protocol.messages import (
 
 logger = logging.getLogger(__name__)
 
+STRANGER = "what answers at the draft's endpoint is not an sglang-mirror draft with our keys"
 NO_WORK = Work(0.0, 0, 0)
 
 
@@ -55,6 +56,7 @@ class DraftLine:
         self.refusal: str | None = None
         self.epoch = 0
         self._work = NO_WORK  # that the draft has told of since it became ready
+        self._warned = False
 
     @property
     def peer(self) -> Peer:
@@ -69,8 +71,9 @@ class DraftLine:
         state = self.judge()
         if state in (Peer.UNREACHED, Peer.LOST):
             self._channel.send(self._hello)
-            if state is Peer.UNREACHED and self._channel.handshake_failed():
-                self.refuse("what answers at the draft's endpoint is not an sglang-mirror draft")
+            if self._channel.failed_handshakes() and not self._warned:
+                self._warned = True
+                logger.warning("mirror: %s; asking again until one does", STRANGER)
         return state
 
     def lost(self) -> None:

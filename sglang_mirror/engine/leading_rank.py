@@ -92,8 +92,9 @@ class LeadingRank:
         # while it waits, untold as well; should it return instead, it is opened anew.
         self.close([rid for rid, req in self._prefilled.items() if req.finished() or req.is_retracted])
         for req in reqs:  # the draft prefills while the target does
-            self._client.open(req.rid, _tokens_of(req))
-            self._prefilled[req.rid] = req
+            if req.sampling_params.max_new_tokens > 1:  # the first token is the prefill's own
+                self._client.open(req.rid, _tokens_of(req))
+                self._prefilled[req.rid] = req
 
     def windows(
         self,
@@ -211,7 +212,7 @@ class LeadingRank:
     def _known(self, req: Any, unread: Sequence[int]) -> Request | None:
         if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that
             return Request(req.rid, NOBODY, [])
-        committed_len = len(req.origin_input_ids_unpadded) + len(req.output_ids) + len(unread)
+        committed_len = len(_prompt_of(req)) + len(req.output_ids) + len(unread)
         return self._client.current(req.rid, committed_len)
 
     def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
@@ -247,8 +248,14 @@ def _metrics(counters: Counters) -> Any:
 
 
 def _tokens_of(req: Any) -> list[int]:
-    # Where an image is, SGLang's other list of them has numbers that are no tokens.
-    return [*req.origin_input_ids_unpadded, *req.output_ids]
+    return [*_prompt_of(req), *req.output_ids]
+
+
+def _prompt_of(req: Any) -> Any:
+    """Where an image is, what SGLang computes has numbers that are no tokens. Else the prompt is what it
+    computes: of one that is too long its beginning or, if it is turned down, next to nothing.
+    """
+    return req.origin_input_ids if req.multimodal_inputs is None else req.origin_input_ids_unpadded
 
 
 def _hits_by_exit(hits: Sequence[Branch | None]) -> int:

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 20e-6
 # Letters take about as long as the last one did; for this share of it nobody looks.
 SLEPT_SHARE = 0.7
-# However long one took: what holds a device up once, such as a kernel's compilation, is not usual.
-LONGEST_USUAL_S = 0.05
+# What is usual grows no faster from one letter to the next: what holds a device up once is not usual.
+GROWTH, LEAST_GROWTH_S = 2.0, 0.001
 _PR_SET_TIMERSLACK = 29
 
 # Called with the rows of every place's letter, int32 [places, rows, width], a copy.
@@ -89,8 +89,9 @@ class Mailbox:
     def forget(self, patience_s: float = 0.0) -> None:
         """What has not come by now, or in so many seconds, is not wanted: `take` will not be called."""
         with self._changed:
-            self._changed.wait_for(lambda: self._awaited is None, patience_s)
-            self._awaited = None
+            if not self._changed.wait_for(lambda: self._awaited is None, patience_s):
+                self._awaited = None
+                self._changed.notify()
 
     def close(self) -> None:
         """End the thread."""
@@ -114,10 +115,12 @@ class Mailbox:
     def _watch(self, awaited: tuple[int, int, Take]) -> None:
         step = awaited[0]
         began = time.monotonic()
-        time.sleep(SLEPT_SHARE * self._usual_s)
+        with self._changed:
+            self._changed.wait_for(lambda: self._awaited is not awaited, SLEPT_SHARE * self._usual_s)
         while self._awaited is awaited:
             if all(place.numbers[-1] == step for place in self.places):
-                self._usual_s = min(time.monotonic() - began, LONGEST_USUAL_S)
+                longest = max(GROWTH * self._usual_s, self._usual_s + LEAST_GROWTH_S)
+                self._usual_s = min(time.monotonic() - began, longest)
                 self._deliver(awaited)
                 return
             time.sleep(LOOK_S)

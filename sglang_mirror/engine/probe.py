@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.growth import WindowShape
+from sglang_mirror.engine.draft_line import STRANGER
 from sglang_mirror.errors import MirrorError, ProtocolError
 from sglang_mirror.protocol.channel import TargetChannel
 from sglang_mirror.protocol.messages import VERSION, Hello, Ready, Refused
@@ -54,7 +55,7 @@ def endpoint_objections(config: MirrorConfig, *, shape: WindowShape, target: str
 
 def _ask(channel: TargetChannel, said: Hello) -> list[str]:
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    sent = False
+    sent, failed = False, list[bool]()
     while time.monotonic() < deadline:
         sent = sent or channel.send(said)
         try:
@@ -65,6 +66,7 @@ def _ask(channel: TargetChannel, said: Hello) -> list[str]:
             return []
         if isinstance(answer, Refused):
             return list(answer.reasons)
-        if channel.handshake_failed():
-            return ["what answers there is not an sglang-mirror draft; name the endpoint of one that runs"]
+        failed += channel.failed_handshakes()
+    if failed and not any(failed):  # else it may be a forwarder, and its draft come later
+        return [f"{STRANGER}; name the endpoint of one that runs"]
     return []

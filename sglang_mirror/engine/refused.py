@@ -29,6 +29,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "SGLang's tokenizer processes load no plugins and do not know mirror; use --tokenizer-worker-num 1",
     ),
     ("enable_dp_attention", bool, "data-parallel attention does not work with mirror yet; serve without it"),
+    ("enable_pdmux", bool, "SGLang prefills then without its speculative worker; serve without it"),
     ("enable_mixed_chunk", bool, "prefill and verification cannot share a batch; serve without it"),
     ("enable_torch_compile", bool, "compilation would trace through the early exit; serve without it"),
     (

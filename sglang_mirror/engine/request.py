@@ -12,6 +12,7 @@ from sglang_mirror.protocol.messages import Stamp
 
 # A draft that gives a request up twice (too long, say) is not asked a third time.
 MAX_FAILURES = 2
+LONGEST_NAME = 200
 # The epoch of a request that no draft holds.
 UNHELD = -1
 
@@ -45,6 +46,11 @@ class Request:
     phase: int = 0
     patient: bool = True
     failures: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its rid for the draft's log; a user's may be of any length and hold what is no text."""
+        return self.rid[:LONGEST_NAME].encode(errors="replace").decode()
 
     @property
     def stamp(self) -> Stamp:

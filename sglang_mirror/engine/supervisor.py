@@ -28,6 +28,8 @@ REMOTE_START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 3.0
 # A server whose draft has ended so often before it served once is refused. One that serves goes on trying.
 MOST_EARLY_ENDS = 3
+# A draft of ours that is alive and has been lost for so long hangs, in its device's driver say.
+HUNG_AFTER_S = 60.0
 
 
 class DraftSupervisor:
@@ -71,6 +73,7 @@ class DraftSupervisor:
             counters=counters,
         )
         self._failure: str | None = None
+        self._lost_since_s = time.monotonic()  # of a draft that lives and is lost
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror-draft", daemon=True)
         self._thread.start()
@@ -131,12 +134,16 @@ class DraftSupervisor:
         if self._process is not None:
             self._start(self._process)
         while not self._stop.wait(self._config.beat_ms / 1000):
-            self.client.tick()
-            if self._process is not None and self._failure is None:
-                self._watch(self._process)
+            try:
+                self.client.tick()
+                if self._process is not None and self._failure is None:
+                    self._watch(self._process)
+            except Exception:  # whatever it was, without this thread no draft would ever come back
+                logger.exception("mirror: looking after the draft failed; the next beat tries again")
 
     def _watch(self, process: DraftProcess) -> None:
         if process.alive():
+            self._end_if_hung(process)
             return
         self.client.lost()
         # It said why, on its standard error. One that has served before met something that may pass.
@@ -146,6 +153,16 @@ class DraftSupervisor:
         elif process.is_due(time.monotonic()):
             logger.warning("mirror: the draft process ended; it is started again")
             self._counters.restarts += self._start(process)
+
+    def _end_if_hung(self, process: DraftProcess) -> None:
+        """It is started again like any other that has ended."""
+        now_s = time.monotonic()
+        if self.client.peer is not Peer.LOST:
+            self._lost_since_s = now_s
+        elif now_s - self._lost_since_s > HUNG_AFTER_S:
+            logger.warning("mirror: the draft has been silent for %.0f s and is ended", HUNG_AFTER_S)
+            self._lost_since_s = now_s
+            process.stop(STOP_TIMEOUT_S)
 
     def _start(self, process: DraftProcess) -> bool:
         """Whether the operating system lets us; if not, it is a short life, and due again after its pause."""
@@ -166,6 +183,7 @@ def _command(config: MirrorConfig, endpoint: str, device: str, threads: int) -> 
         backend=config.draft_backend,
         endpoint=endpoint,
         dtype=config.draft_dtype,
+        memory_gb=config.draft_memory_gb,
         threads=threads,
         cpus=config.draft_cpus,
         trace=config.draft_trace,

@@ -109,10 +109,8 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
     def init_cuda_graphs(self) -> None:
         """SGLang's last word before it serves: the draft has loaded meanwhile, or is waited for."""
         super().init_cuda_graphs()
-        server_args = self.server_args
-        # What is built then comes wrapped, and what SGLang builds a second time does not.
-        wrapped = server_args.enable_two_batch_overlap or server_args.enable_pdmux
-        if self.config.speculate != "always" and not wrapped:
+        # With two-batch overlap what is built comes wrapped, and what SGLang builds a second time does not.
+        if self.config.speculate != "always" and not self.server_args.enable_two_batch_overlap:
             self._widths.build(get_tp_group())
         self._rank.wait_until_ready()
 
@@ -210,7 +208,7 @@ class MirrorWorker(BaseSpecWorker):  # type: ignore[misc]  # SGLang ships no typ
         self._rank.close([rid])
 
     def clear_cache_pool(self) -> None:
-        """SGLang drops its caches; nothing that the draft holds outlives a request anyway."""
+        """SGLang drops its caches; the draft has none that is not a request's."""
 
     def report(self) -> dict[str, Any]:
         """The `mirror` object of `/server_info`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any, Self, TypeVar
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import parse_monitor_message
 
-from sglang_mirror.errors import ProtocolError
+from sglang_mirror.errors import OtherVersionError, ProtocolError
 from sglang_mirror.protocol.codec import MAX_MESSAGE_BYTES, draft_codec, target_codec
 from sglang_mirror.protocol.endpoint import secure_draft, secure_target
-from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
+from sglang_mirror.protocol.messages import VERSION, FromDraft, FromTarget, Message, Refused
 
 T = TypeVar("T")
 
@@ -22,17 +25,23 @@ T = TypeVar("T")
 HIGH_WATER_MARK = 4096
 # ZeroMQ's own default: a draft that is stopped or swapped out must not be taken for a stranger.
 HANDSHAKE_MS = 30_000
+# Over a network: how often ZeroMQ asks whether the peer is there, and the silence after which the connection
+# is made anew. A host that loses its power says no goodbye, and TCP itself would wait a quarter of an hour.
+# ZeroMQ's own threads ask and answer, also while a draft computes.
+HEARTBEAT_MS, SILENCE_MS = 1000, 5000
 
 
 class _Channel:
     """One socket in a context of its own, closed once and without lingering."""
 
-    def __init__(self, socket_type: int) -> None:
+    def __init__(self, socket_type: int, endpoint: str) -> None:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(socket_type)
         self._socket.linger = 0
         self._socket.sndhwm = self._socket.rcvhwm = HIGH_WATER_MARK
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        if endpoint.startswith("tcp://"):
+            self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -67,7 +76,7 @@ class TargetChannel(_Channel):
     def __init__(
         self, endpoint: str, *, curve_dir: Path | None = None, handshake_ms: int = HANDSHAKE_MS
     ) -> None:
-        super().__init__(zmq.DEALER)
+        super().__init__(zmq.DEALER, endpoint)
         self._codec = target_codec()
         self._lock = threading.Lock()
         # Nothing is queued for a draft that is not there: a restarted one must not meet old requests.
@@ -105,10 +114,16 @@ class TargetChannel(_Channel):
         message: FromDraft = self._codec.decode(data)
         return message
 
-    def handshake_failed(self) -> bool:
-        """Whether something answered at the endpoint that does not speak ZeroMQ, or turned our key down."""
+    def failed_handshakes(self) -> list[bool]:
+        """Of each that failed since the last call whether the connection was reset.
+
+        So ends one to a forwarder with nobody behind it, if not always. Who does not speak ZeroMQ, or turns
+        our key down, ends it otherwise.
+        """
         with self._lock:
-            return bool(self._failures.poll(0))
+            read = functools.partial(self._read, self._failures.recv_multipart, 0)
+            failures = [parse_monitor_message(failure) for failure in iter(read, None)]
+        return [failure["value"] == errno.ECONNRESET for failure in failures]
 
 
 class DraftChannel(_Channel):
@@ -123,7 +138,7 @@ class DraftChannel(_Channel):
     """
 
     def __init__(self, endpoint: str, *, curve_dir: Path | None = None) -> None:
-        super().__init__(zmq.ROUTER)
+        super().__init__(zmq.ROUTER, endpoint)
         self._codec = draft_codec()
         self._socket.router_mandatory = True  # it says when a target has gone
         self._authenticator: ThreadAuthenticator | None = None
@@ -165,4 +180,6 @@ class DraftChannel(_Channel):
         try:
             return target, self._codec.decode(data)
         except ProtocolError as error:
+            if isinstance(error, OtherVersionError):  # it waits for an answer, and can read this one
+                self.send(target, Refused(VERSION, (str(error),)))
             raise ProtocolError(f"target {target.hex()}: {error}") from error

@@ -6,17 +6,20 @@ from typing import Any
 
 import msgspec
 
-from sglang_mirror.errors import ProtocolError
-from sglang_mirror.protocol.messages import FromDraft, FromTarget, Message
+from sglang_mirror.errors import OtherVersionError, ProtocolError
+from sglang_mirror.protocol.messages import VERSION, FromDraft, FromTarget, Message
 
-# A prompt of a million tokens takes 5 MB; nothing that we send is longer.
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+# A prompt of a million tokens takes 5 MB, the signal for 512 windows of 64 nodes and 64 candidates 32.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# In every version of the protocol these begin with their tag and the version.
+FIRST_WORDS = ("hello", "ready", "refused")
 
 
 class Codec:
     """Encodes any message, decodes the kind that one side receives.
 
     Raises:
+        OtherVersionError: from `decode`, if they are the first word of another version.
         ProtocolError: from `decode`, if the bytes are too many or are no message of that kind.
     """
 
@@ -33,9 +36,26 @@ class Codec:
         try:
             return self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if (theirs := _other_version(data)) is not None:
+                raise OtherVersionError(
+                    f"protocol version: the peer speaks {theirs}, we speak {VERSION}; install the same "
+                    "sglang-mirror on both sides"
+                ) from error
             raise ProtocolError(
                 f"not a message of this protocol ({error}); is the peer sglang-mirror?"
             ) from error
+
+
+def _other_version(data: bytes) -> int | None:
+    """The version that a first word names, if it is not ours; None if it is no first word."""
+    try:
+        tag, version, *_ = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+        if msgspec.msgpack.decode(tag, type=str) not in FIRST_WORDS:
+            return None
+        theirs = msgspec.msgpack.decode(version, type=int)
+    except (ValueError, UnicodeDecodeError):  # fewer than two words, or none
+        return None
+    return theirs if theirs != VERSION else None
 
 
 def target_codec() -> Codec:

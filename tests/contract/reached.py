@@ -16,7 +16,16 @@ REACHED: dict[str, tuple[str, ...]] = {
         "spec_algorithm",
         "spec_info",
     ),
-    f"{_BATCH}.Req": ("finished", "origin_input_ids_unpadded", "output_ids", "rid", "sampling_params"),
+    f"{_BATCH}.Req": (
+        "finished",
+        "is_retracted",
+        "multimodal_inputs",
+        "origin_input_ids",
+        "origin_input_ids_unpadded",
+        "output_ids",
+        "rid",
+        "sampling_params",
+    ),
     f"{_FORWARD}.ForwardMode": ("is_extend", "is_idle"),
     "sglang.srt.managers.utils.GenerationBatchResult": (
         "accept_lens",
@@ -83,6 +92,7 @@ REACHED: dict[str, tuple[str, ...]] = {
     ),
     "sglang.srt.sampling.sampling_params.SamplingParams": (
         "frequency_penalty",
+        "max_new_tokens",
         "min_new_tokens",
         "presence_penalty",
         "repetition_penalty",

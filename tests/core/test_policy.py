@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sglang_mirror.core.policy import FIRST_PAUSE, LONGEST_PAUSE, Policy, trial
+import pytest
+
+from sglang_mirror.core.policy import CATCHING_UP, FIRST_PAUSE, LONGEST_PAUSE, Policy, trial
 
 PLAIN_TRIAL = trial(1, speculating=False)
 Speeds = dict[bool, tuple[int, float]]  # speculating or not: tokens and seconds of a step
@@ -17,7 +19,9 @@ def play(policy: Policy, speeds: Speeds, steps: int, batch: int = 1, *, sampled:
     for _ in range(steps):
         speculate = policy.choose(batch, sampled=sampled)
         tokens, seconds = speeds[speculate]
-        policy.learn(batch, sampled=sampled, speculated=speculate, tokens=tokens, seconds=seconds)
+        policy.learn(
+            batch, sampled=sampled, speculated=speculate, drafted=speculate, tokens=tokens, seconds=seconds
+        )
         chosen.append(speculate)
     return chosen
 
@@ -105,6 +109,40 @@ def test_begins_with_what_smaller_batches_have_come_to() -> None:
 def test_steps_that_had_no_windows_tell_nothing() -> None:
     policy = Policy()
     for _ in range(1_000):
-        policy.learn(1, sampled=False, speculated=False, tokens=1, seconds=0.001)
+        policy.learn(1, sampled=False, speculated=False, drafted=False, tokens=1, seconds=0.001)
     assert policy.choose(1, sampled=False)
     assert all(play(policy, FASTER, FIRST_PAUSE))
+
+
+def play_with_a_draft_that_is_left_behind(policy: Policy, catching_up: int, steps: int) -> list[bool]:
+    """Of each step whether it speculated: a draft that heard nothing takes some to have windows again."""
+    chosen, behind = [], 0
+    for _ in range(steps):
+        speculate = policy.choose(8, sampled=False)
+        behind = max(behind - 1, 0) if speculate else catching_up
+        tokens, seconds = FASTER[speculate and not behind]
+        policy.learn(
+            8,
+            sampled=False,
+            speculated=speculate,
+            drafted=speculate and not behind,
+            tokens=tokens,
+            seconds=2 * seconds if behind else seconds,
+        )
+        chosen.append(speculate)
+    return chosen
+
+
+@pytest.mark.parametrize("catching_up", [0, 5, 20, CATCHING_UP])
+def test_a_draft_that_was_left_alone_may_catch_up_first(catching_up: int) -> None:
+    policy = Policy()
+    play(policy, SLOWER, 3_000, batch=8)
+    assert not policy.choose(8, sampled=False)
+    assert play_with_a_draft_that_is_left_behind(policy, catching_up, 3_000)[-1]
+
+
+def test_one_that_never_does_is_not_waited_for_without_end() -> None:
+    policy = Policy()
+    play(policy, SLOWER, 3_000, batch=8)
+    chosen = play_with_a_draft_that_is_left_behind(policy, 10**6, 10 * LONGEST_PAUSE)
+    assert 0 < chosen.count(True) <= 10 * (CATCHING_UP + trial(8, speculating=True))

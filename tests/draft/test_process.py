@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,14 +196,17 @@ def test_outlives_the_thread_that_started_it(start: Start, model: str) -> None:
         ({"backend": "scripted", "spin_ms": "-1"}, "--spin-ms -1: give 0 or more"),
         ({"cpus": "zero"}, "--cpus zero: give CPU numbers"),
         ({"cpus": "9999"}, "--cpus 9999: cannot be kept to"),
+        ({"memory_gb": 2.0}, "--memory-gb 2 --device cpu: only a GPU's memory can be bounded"),
+        ({"memory_gb": -1.0}, "--memory-gb -1: give more than 0"),
+        ({"memory_gb": 2.0, "device": "cuda:99"}, "--memory-gb 2 --device cuda:99: PyTorch finds"),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch finds"),
         ({"backend": "scripted", "trace": "/nowhere/t"}, "--trace /nowhere/t: cannot be written"),
     ],
 )
-def test_settings_that_cannot_work(options: dict[str, str], said: str, model: str, tmp_path: Path) -> None:
+def test_settings_that_cannot_work(options: dict[str, Any], said: str, model: str, tmp_path: Path) -> None:
     settings = {"model": model, "endpoint": f"ipc://{tmp_path}/d", **options}
     spin_ms = settings.pop("spin_ms", None)
-    command = DraftCommand(**settings).arguments(os.getpid())  # type: ignore[arg-type]
+    command = DraftCommand(**settings).arguments(os.getpid())
     command += ["--spin-ms", spin_ms] if spin_ms else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     assert done.returncode == 2

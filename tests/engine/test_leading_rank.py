@@ -17,7 +17,8 @@ from sglang_mirror.engine.signal import addresses
 
 def request(rid: str, **state: Any) -> Any:
     facts = {"is_retracted": False, "finished": lambda: False}
-    facts |= {"origin_input_ids_unpadded": [1], "output_ids": []}
+    facts |= {"origin_input_ids": [1], "multimodal_inputs": None, "output_ids": []}
+    facts |= {"sampling_params": SamplingParams(max_new_tokens=9)}
     return SimpleNamespace(rid=rid, **{**facts, **state})
 
 
@@ -39,6 +40,14 @@ def test_requests_that_may_never_come_back_are_closed() -> None:
     assert list(rank._prefilled) == ["c", "d", "a"]
 
 
+def test_a_request_of_one_token_is_not_for_a_draft() -> None:
+    rank, said = LeadingRank.__new__(LeadingRank), list[Any]()
+    rank._prefilled, rank._metrics = {}, None
+    rank._client = SimpleNamespace(open=lambda rid, _tokens: said.append(rid), close=lambda _rids: None)  # type: ignore[assignment]
+    rank.open([request(str(most), sampling_params=SamplingParams(max_new_tokens=most)) for most in range(4)])
+    assert said == list(rank._prefilled) == ["2", "3"]
+
+
 def test_the_draft_reads_the_prompt_as_it_was_before_images_were_put_in() -> None:
     image = Req(
         "a",
@@ -48,7 +57,15 @@ def test_the_draft_reads_the_prompt_as_it_was_before_images_were_put_in() -> Non
         origin_input_ids_unpadded=array("q", [1, 3, 2]),
     )
     image.output_ids.append(4)
+    image.multimodal_inputs = object()  # type: ignore[assignment]
     assert _tokens_of(image) == [1, 3, 2, 4]
+
+
+def test_a_prompt_that_is_turned_down_is_not_read() -> None:
+    """SGLang puts next to nothing in its place, and computes that."""
+    long = Req("a", "", array("q", range(1000)), SamplingParams())
+    long.origin_input_ids = array("q", [0])
+    assert _tokens_of(long) == [0]
 
 
 def test_a_signal_is_of_the_windows_that_are_verified() -> None:

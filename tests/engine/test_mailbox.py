@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sglang_mirror.engine.mailbox import Mailbox
+from sglang_mirror.engine.mailbox import LEAST_GROWTH_S, Mailbox
 from tests.engine.letters import DEADLINE_S, ROWS, begin, end, letter_of, letters_of, places_for, write
 
 QUIET_S = 0.15
@@ -126,6 +126,15 @@ def test_who_is_patient_gets_a_late_letter(mailbox: Mailbox, ranks: int) -> None
     late.start()
     mailbox.forget(DEADLINE_S)
     assert torch.equal(got.get_nowait(), letters_of(1, ranks))
+
+
+def test_one_letter_that_took_long_is_not_usual(mailbox: Mailbox) -> None:
+    """Nobody would look for the next ones until they are late."""
+    got: queue.Queue[torch.Tensor] = queue.Queue()
+    mailbox.expect(1, ROWS, got.put)
+    threading.Timer(0.05, write_all, (mailbox, 1)).start()
+    got.get(timeout=DEADLINE_S)
+    assert mailbox._usual_s <= LEAST_GROWTH_S
 
 
 @pytest.mark.parametrize("ranks", [3])

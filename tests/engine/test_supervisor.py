@@ -20,6 +20,7 @@ from sglang_mirror.engine.draft_client import DraftClient
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.engine.supervisor import DraftSupervisor
 from sglang_mirror.errors import DraftError
+from sglang_mirror.protocol.liveness import Peer
 from tests.engine.line import HELLO, READY
 
 DEADLINE_S = 10.0
@@ -108,3 +109,38 @@ def test_settings_that_cannot_work(
     with pytest.raises(DraftError, match="mirror cannot start: no such model"):
         found.wait_until_ready()
     assert log.read_text() == "x"
+
+
+def test_a_draft_that_hangs_is_started_again(
+    supervised: Callable[[], DraftSupervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not listen to being told to end either."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
+    monkeypatch.setattr(DraftCommand, "arguments", lambda _self, _pid: [sys.executable, "-c", code])
+    monkeypatch.setattr(supervisor, "HUNG_AFTER_S", 0.3)
+    monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", 0.2)
+    found = supervised()
+    until(lambda: found._process and found._process.alive())
+    assert found._process
+    first = found._process.pid
+    time.sleep(0.6)
+    assert found._process.pid == first  # one that has not answered yet may be loading
+    monkeypatch.setattr(DraftClient, "peer", Peer.LOST)
+    until(lambda: found._counters.restarts)
+    assert found._process.pid != first
+
+
+def test_no_error_ends_the_thread_that_looks_after_the_draft(
+    supervised: Callable[[], DraftSupervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[int] = []
+
+    def tick(_self: DraftClient) -> None:
+        ticks.append(len(ticks))
+        if len(ticks) == 1:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(DraftClient, "tick", tick)
+    found = supervised()
+    until(lambda: len(ticks) > 2)
+    assert found._thread.is_alive()

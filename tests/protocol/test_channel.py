@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
 from sglang_mirror.errors import ProtocolError, SettingsError
+from sglang_mirror.protocol import channel
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
 from sglang_mirror.protocol.endpoint import (
     DRAFT_KEY,
@@ -21,7 +25,7 @@ from sglang_mirror.protocol.endpoint import (
     make_keys,
     private_ipc_endpoint,
 )
-from sglang_mirror.protocol.messages import Beat, Close, Work
+from sglang_mirror.protocol.messages import VERSION, Beat, Close, Refused, Work
 
 WAIT_S = 5.0
 
@@ -103,6 +107,76 @@ def test_garbage_names_its_sender_and_spoils_nothing(endpoint: str) -> None:
         converse(draft, target)
 
 
+def test_a_target_of_another_version_is_answered(endpoint: str) -> None:
+    with DraftChannel(endpoint) as draft, TargetChannel(endpoint) as target:
+        converse(draft, target)
+        target._socket.send(msgspec.msgpack.encode(["hello", VERSION + 1]))
+        with pytest.raises(ProtocolError, match=f"the peer speaks {VERSION + 1}"):
+            draft.receive(1000)
+        answer = target.receive(1000)
+        assert isinstance(answer, Refused)
+        assert f"speaks {VERSION + 1}, we speak {VERSION}" in answer.reasons[0]
+
+
+class Wire:
+    """TCP between two ends, until it is cut: then nothing is carried, and nobody is told."""
+
+    def __init__(self, to: str) -> None:
+        host, port = to.removeprefix("tcp://").split(":")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._cut = threading.Event()
+        self._ends: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._carry, args=((host, int(port)),))
+        self._thread.start()
+
+    def _carry(self, to: tuple[str, int]) -> None:
+        near, _ = self._listening.accept()
+        far = socket.create_connection(to)
+        self._ends = [near, far]
+        while not self._cut.is_set():
+            for end in select.select(self._ends, [], [], 0.02)[0]:
+                other = far if end is near else near
+                other.sendall(end.recv(1 << 16))
+
+    def cut(self) -> None:
+        self._cut.set()
+        self._thread.join()
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        for each in (self._listening, *self._ends):
+            each.close()
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_host_that_vanishes_is_noticed_by_both(
+    secured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "HEARTBEAT_MS", 50)
+    monkeypatch.setattr(channel, "SILENCE_MS", 300)
+    curve_dir = tmp_path if secured else None
+    make_keys(tmp_path)
+    with (
+        DraftChannel("tcp://127.0.0.1:*", curve_dir=curve_dir) as draft,
+        Wire(draft.endpoint) as wire,
+        TargetChannel(wire.endpoint, curve_dir=curve_dir) as target,
+    ):
+        until(lambda: target.send(Close(())))
+        received = draft.receive(1000)
+        assert received is not None
+        identity = received[0]
+        time.sleep(0.6)  # nobody has said anything for longer than a silence may last
+        assert target.send(Close((1,)))
+        assert draft.receive(1000) == (identity, Close((1,)))
+        wire.cut()
+        until(lambda: not target.send(Close(())))
+        until(lambda: not draft.send(identity, Beat(0, Work(0.0, 0, 0))))
+
+
 def test_keys(tmp_path: Path) -> None:
     keys, others = tmp_path / "keys", tmp_path / "others"
     make_keys(keys)
@@ -114,7 +188,7 @@ def test_keys(tmp_path: Path) -> None:
         with TargetChannel(draft.endpoint, curve_dir=keys) as target:
             converse(draft, target)
         with TargetChannel(draft.endpoint, curve_dir=others) as stranger:
-            until(stranger.handshake_failed)
+            until(stranger.failed_handshakes)
             assert not stranger.send(Close((1,)))
         with TargetChannel(draft.endpoint) as bare:
             time.sleep(0.1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_mirror.errors import ProtocolError
+from sglang_mirror.errors import OtherVersionError, ProtocolError
 from sglang_mirror.protocol import codec as codec_module
 from sglang_mirror.protocol import messages as m
 from sglang_mirror.protocol.codec import Codec, draft_codec, target_codec
@@ -55,6 +55,21 @@ def test_from_draft(message: m.Message) -> None:
 def test_what_is_no_message_is_refused(codec: Codec[m.Message], data: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a message of this protocol"):
         codec.decode(data)
+
+
+@pytest.mark.parametrize("word", ["hello", "ready", "refused"])
+def test_the_first_word_of_another_version_says_which(word: str) -> None:
+    data = msgspec.msgpack.encode([word, m.VERSION + 1, {"what": "nobody knows"}, 3])
+    for codec in (draft_codec(), target_codec()):
+        with pytest.raises(OtherVersionError, match=f"speaks {m.VERSION + 1}, we speak {m.VERSION}"):
+            codec.decode(data)
+
+
+@pytest.mark.parametrize("words", [["hello", m.VERSION, 1], ["beat", 3], ["hello", "3"], [3, 3], ["ready"]])
+def test_what_else_is_wrong_says_nothing_of_versions(words: list[object]) -> None:
+    for codec in (draft_codec(), target_codec()):
+        with pytest.raises(ProtocolError, match="not a message of this protocol"):
+            codec.decode(msgspec.msgpack.encode(words))
 
 
 def test_the_protocol_is_written_down_in_its_version() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sglang_mirror.draft.backends.device import device_problem
 from sglang_mirror.draft.backends.generic import GenericModel
 from sglang_mirror.draft.backends.graphed import GraphedBackend
 from sglang_mirror.draft.backends.llama_loop import LlamaLoop, StreamWeights, suits
@@ -45,7 +46,7 @@ def load_torch(
         SettingsError: the model cannot be a draft, or the device does not exist.
         DraftError: it cannot be loaded now.
     """
-    if problem := _device_problem(device):
+    if problem := device_problem(device):
         raise SettingsError([f"--device {device}: {problem}"])
     if threads:
         torch.set_num_threads(threads)
@@ -150,18 +151,6 @@ def _load(model: str, device: str, dtype: str) -> Any:
         if isinstance(error, (OSError, RuntimeError, SafetensorError)):  # files and memory change
             raise DraftError(said) from error
         raise SettingsError([said]) from error
-
-
-def _device_problem(device: str) -> str:
-    """Why there is no such device; empty if there is."""
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    count = torch.cuda.device_count()
-    if wanted.type == "cuda" and (wanted.index or 0) >= count:
-        return f"PyTorch finds {count} GPUs here; name one of them, or cpu"
-    return ""
 
 
 def _may_pass(error: BaseException) -> bool:
