@@ -71,7 +71,7 @@ class DraftLine:
         state = self.judge()
         if state in (Peer.UNREACHED, Peer.LOST):
             self._channel.send(self._hello)
-            if self._channel.failed_handshakes() and not self._warned:
+            if state is Peer.UNREACHED and self._channel.failed_handshakes() and not self._warned:
                 self._warned = True
                 logger.warning("mirror: %s; asking again until one does", STRANGER)
         return state

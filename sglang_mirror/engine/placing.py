@@ -58,6 +58,11 @@ def problems(args: Any, config: MirrorConfig, *, num_gpus: int) -> list[str]:
         return found
     if config.draft_cpus is not None:
         found += cpu_problems("--mirror-draft-cpus", config.draft_cpus)
+    if config.draft_memory_gb is not None and draft_place(config, args, num_gpus=num_gpus)[0] == "cpu":
+        found.append(
+            f"--mirror-draft-memory-gb {config.draft_memory_gb:g}: only a GPU's memory can be bounded, and "
+            "the draft computes on the host's cores; leave it out, or name a GPU by --mirror-draft-device"
+        )
     kind, _, number = config.draft_device.partition(":")
     if kind == "cuda" and not (number or "0").isdecimal():
         found.append(f"--mirror-draft-device {config.draft_device}: give cuda:NUMBER")

@@ -141,12 +141,14 @@ def test_a_share_needs_the_service(kind: str, tmp_path: Path, monkeypatch: pytes
         ({"draft_device": "cuda:x"}, "--mirror-draft-device cuda:x: give cuda:NUMBER"),
         ({"draft_device": "cuda:1", "draft_cpus": "0"}, ""),
         ({"draft_device": "cuda"}, ""),
+        ({"draft_device": "cpu", "draft_memory_gb": 4.0}, "--mirror-draft-memory-gb 4: only a GPU's memory"),
+        ({"draft_device": "cuda:1", "draft_memory_gb": 4.0}, ""),
         ({"draft_device": "cuda:2", "draft_cpus": "4096", "draft_endpoint": "ipc:///d"}, ""),
     ],
 )
-def test_where_a_draft_of_ours_cannot_be(changed: dict[str, str], said: str) -> None:
+def test_where_a_draft_of_ours_cannot_be(changed: dict[str, Any], said: str) -> None:
     before = os.sched_getaffinity(0)
-    found = placing.problems(arguments(), MirrorConfig(**changed), num_gpus=2)  # type: ignore[arg-type]
+    found = placing.problems(arguments(), MirrorConfig(**changed), num_gpus=2)
     assert len(found) == (said != "")
     assert said in "".join(found)
     assert os.sched_getaffinity(0) == before

@@ -34,5 +34,6 @@ def bound_memory(device: str, gib: float) -> None:
         problem = "only a GPU's memory can be bounded; leave it out"
     if problem:
         raise SettingsError([f"--memory-gb {gib:g} --device {device}: {problem}"])
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), device)
+    number = torch.device(device).index or 0
+    total = torch.cuda.get_device_properties(number).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), number)
