@@ -22,9 +22,15 @@ def addresses(requests: Sequence[Request], windows: Sequence[Window | None]) -> 
     that no draft holds has none.
     """
     return [
-        (request.stamp, 0 if request.epoch == UNHELD else len(window) if window else 1)
+        (request.stamp, _num_nodes(request, window))
         for request, window in zip(requests, windows, strict=True)
     ]
+
+
+def _num_nodes(request: Request, window: Window | None) -> int:
+    if request.epoch == UNHELD:
+        return 0
+    return len(window) if window else 1
 
 
 def exit_candidates(to: Addresses, tokens: torch.Tensor, logprobs: torch.Tensor) -> list[ExitCandidates]:

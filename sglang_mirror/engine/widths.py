@@ -19,6 +19,7 @@ from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
 from sglang_mirror.engine.context_end import make_room
 from sglang_mirror.engine.host import capture_decode_graph, get_context, get_spec
+from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class Widths(Protocol):
 
         Args:
             group: SGLang's group of the target's ranks.
+
+        Raises:
+            MirrorError: one of several ranks has no memory for it, while the others wait for its part.
         """
 
     def of(self, windows: Sequence[Window | None]) -> WindowShape:
@@ -89,8 +93,16 @@ class CapturedWidths:
         found, problem, began = None, None, time.monotonic()
         try:
             found = _captured(self._runner, self._shape.num_nodes)
-        except Exception as error:  # noqa: BLE001 - what SGLang raises when a capture fails
+        except Exception as error:  # what SGLang raises when a capture fails
             problem = str(error).strip() or repr(error)
+            if (
+                group.world_size > 1 and "out of memory" in problem
+            ):  # the others may have had enough, and go on
+                raise MirrorError(
+                    f"mirror: no memory for graphs of plain steps on rank {group.rank_in_group} "
+                    f"({problem.splitlines()[0]}); give a lower --mem-fraction-static, or --mirror-speculate "
+                    "always, which needs none"
+                ) from error
         problems = [each for each in group.all_gather_object(problem) if each is not None]
         if problems:
             logger.warning(
