@@ -92,9 +92,9 @@ class LeadingRank:
         # while it waits, untold as well; should it return instead, it is opened anew.
         self.close([rid for rid, req in self._prefilled.items() if req.finished() or req.is_retracted])
         for req in reqs:  # the draft prefills while the target does
+            self._prefilled[req.rid] = req
             if req.sampling_params.max_new_tokens > 1:  # the first token is the prefill's own
                 self._client.open(req.rid, _tokens_of(req))
-                self._prefilled[req.rid] = req
 
     def windows(
         self,

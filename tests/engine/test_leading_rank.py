@@ -45,7 +45,8 @@ def test_a_request_of_one_token_is_not_for_a_draft() -> None:
     rank._prefilled, rank._metrics = {}, None
     rank._client = SimpleNamespace(open=lambda rid, _tokens: said.append(rid), close=lambda _rids: None)  # type: ignore[assignment]
     rank.open([request(str(most), sampling_params=SamplingParams(max_new_tokens=most)) for most in range(4)])
-    assert said == list(rank._prefilled) == ["2", "3"]
+    assert said == ["2", "3"]
+    assert len(rank._prefilled) == 4  # overlapped, one may be verified before its end is seen: it is closed
 
 
 def test_the_draft_reads_the_prompt_as_it_was_before_images_were_put_in() -> None:
