@@ -29,7 +29,7 @@ def yes_no(met: bool) -> str:
 
 def verdict(ratio: Mapping[str, float | None], least: float) -> str:
     """Whether a ratio is large enough, and where its interval leaves that open."""
-    value = ratio.get("of_totals", ratio["median"]) or 0.0
+    value = ratio["of_totals"] or 0.0
     low, high = interval(ratio) or (value, value)
     if value >= least:
         return "yes" if low >= least else f"yes; interval from {low:.2f}"
@@ -148,13 +148,17 @@ def mirrors_texts(content: Content) -> Finding:
 
 
 def rates_of_texts(content: Content) -> Finding:
-    """The same where it had only to be told, plain decoding's beside it."""
+    """The same where it had only to be told, of mirror's worst and best arm, plain decoding's beside it."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for each in content["results"]:
+        kind = each["arm"].partition(":")[0], each["concurrency"]
+        if kind != ("plain", 1):  # what all are compared with
+            found.setdefault(kind, []).append(each["identical"])
     said = (
-        f"{each['arm']} {each['identical']} of {each['num_prompts']} at {each['concurrency']} at once"
-        for each in content["results"]
-        if (each["arm"], each["concurrency"]) != ("plain", 1)
+        f"{arm} {' to '.join(map(str, sorted({min(same), max(same)})))} at {concurrency} at once"
+        for (arm, concurrency), same in found.items()
     )
-    return "; ".join(said), "stated"
+    return f"of {content['results'][0]['num_prompts']}: {'; '.join(said)}", "stated"
 
 
 def lawful(content: Content) -> Finding:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_mirror.bench.pair import ROOT
 from sglang_mirror.bench.report import intervals
-from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
+from sglang_mirror.bench.results_compare import by_task, comparison, overall, tuning
 from sglang_mirror.bench.results_exact import identity, law, positions
 from sglang_mirror.bench.results_gpu import checked, rollouts, signal
 from sglang_mirror.bench.results_latency import latency
@@ -65,7 +65,7 @@ SECTIONS: tuple[Section, ...] = (
     ("spec-bench.json", "Spec-Bench's questions, two a task", overall),
     ("latency.json", "The latency law", latency),
     ("eagle3.json", "The EAGLE3 head, position by position", positions),
-    ("speed.json", "Speed, one core each", speed),
+    ("speed.json", "Speed, one core each", comparison),
     ("identity.json", "The same text at temperature 0, float32", identity),
     ("identity-bfloat16.json", "Divergence in bfloat16", identity),
     ("law.json", "The law at temperature 1", law),

@@ -1,4 +1,4 @@
-"""The results page's sections on arms side by side: comparisons, the grid, the first speed run."""
+"""The results page's sections on arms side by side: comparisons, and the grid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_mirror.bench.provenance import origin
 from sglang_mirror.bench.report import markdown
-from sglang_mirror.bench.table import cells, number, ratio_text, same_text
+from sglang_mirror.bench.table import cells, number, ratio_text
 from sglang_mirror.bench.text_table import text_table
 
 AGAINST = tuple(
@@ -71,48 +71,3 @@ def tuning(content: dict[str, Any]) -> str:
 
     head = ["target", "arm", "tokens/s", f"against {reference}", "accepted length"]
     return "\n".join([origin(content) + "\n", text_table(head, rows())])
-
-
-def speed(content: dict[str, Any]) -> str:
-    """Arms side by side: speed, acceptance, hits, and where a step's time goes."""
-
-    def row(result: dict[str, Any]) -> list[str]:
-        hits, step = result["hit_rate"] or {}, result["step_ms"] or {}
-        return [
-            result["arm"],
-            "{median:.1f} ({min:.1f} to {max:.1f})".format(**result["tokens_per_s"]),
-            ratio_text(result["speedup"]),
-            number(result["accept_len"]),
-            *(number(hits.get(source)) for source in ("all", "draft", "exit")),
-            number(result["hidden_fraction"]),
-            *(number(step.get(part)) for part in ("target", "draft_exposed", "rendezvous")),
-            same_text(result),
-        ]
-
-    head = ["arm", "tokens/s", "against plain", "accepted length", "hit rate", "by draft", "by exit"]
-    head += ["hidden", "target ms", "draft exposed ms", "rendezvous ms", "same text"]
-    first = content["results"][0]
-    facts = (
-        f"{first['num_prompts']} prompts, temperature {first['temperature']:g}, "
-        f"concurrency {first['concurrency']}; times are of one step. {_what_is_printed(first)}"
-    )
-    against = f"Mirror against the same draft run serially: {against_serial(content)}."
-    return "\n".join(
-        [origin(content) + "\n", facts, against, "", text_table(head, map(row, content["results"]))]
-    )
-
-
-def _what_is_printed(entry: dict[str, Any]) -> str:
-    """Which ratio, and which ends: the oldest file has others than all since."""
-    if "of_totals" in entry["speedup"]:
-        return "Against plain: of all tokens together, with 95% intervals."
-    return "Against plain: the median of the repeats' ratios, the lowest and the highest; no intervals."
-
-
-def against_serial(content: dict[str, Any]) -> str:
-    """Mirror over serial; in the oldest file, which has no such ratio, by the medians of their speeds."""
-    found = {entry["arm"]: entry for entry in content["results"]}
-    if "ratios" in found["mirror"]:
-        return ratio_text(found["mirror"]["ratios"].get("serial"))
-    ours, theirs = (found[name]["tokens_per_s"]["median"] for name in ("mirror", "serial"))
-    return f"{ours / theirs:.2f} by the medians of their speeds"

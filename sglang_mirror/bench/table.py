@@ -28,12 +28,12 @@ def interval(ratio: Mapping[str, float | None]) -> tuple[float, float] | None:
 
 
 def ratio_text(ratio: Mapping[str, float | None] | None) -> str:
-    """A ratio of all tokens together, and its interval; the oldest file has the median of its repeats."""
+    """A ratio of all tokens together, and its interval."""
     if not ratio:
         return "-"
     ends = interval(ratio)
     between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "-"
-    return f"{number(ratio.get('of_totals', ratio['median']))} ({between})"
+    return f"{number(ratio['of_totals'])} ({between})"
 
 
 def same_text(entry: Mapping[str, Any]) -> str:

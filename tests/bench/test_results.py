@@ -22,7 +22,7 @@ from sglang_mirror.bench.results import (
     page,
     summary,
 )
-from sglang_mirror.bench.results_compare import by_task, comparison, overall, speed, tuning
+from sglang_mirror.bench.results_compare import by_task, comparison, overall, tuning
 from sglang_mirror.bench.results_exact import law
 from sglang_mirror.bench.results_gpu import rollouts
 from sglang_mirror.bench.results_latency import latency
@@ -69,24 +69,6 @@ def test_arms_of_two_groups_are_compared_by_what_both_are_against_plain(compared
     other = entry("plain:cores=all", speedup={**NUMBERS, "of_totals": 1.25}, ratios={})
     text = comparison({**compared, "results": [*compared["results"], other]})
     assert "| mirror | 1.93 (1.70 to 2.20) | 1.54 by plain | 1.93 (1.70 to 2.20) |" in text
-
-
-def test_the_oldest_file_has_medians_and_no_intervals(compared: dict[str, Any]) -> None:
-    numbers = {name: NUMBERS[name] for name in ("median", "low", "high")}
-
-    def arm(name: str, speed: float) -> dict[str, Any]:
-        return entry(
-            name, num_prompts=8, speedup=numbers, tokens_per_s={"median": speed, "min": 1, "max": 200}
-        )
-
-    old = [arm("plain", 80.0), arm("serial", 120.0), arm("mirror", 180.0)]
-    said = speed({**compared, "results": old})
-    assert "the median of the repeats' ratios, the lowest and the highest; no intervals" in said
-    assert "run serially: 1.50 by the medians of their speeds." in said
-    now = [{**entry("plain"), "num_prompts": 8}, compared["results"][1], compared["results"][2]]
-    said = speed({**compared, "results": now})
-    assert "of all tokens together, with 95% intervals" in said
-    assert "run serially: 1.93 (1.70 to 2.20)." in said
 
 
 def test_the_law_says_the_worst_of_each_setting(compared: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -27,20 +29,23 @@ SHAPE = WindowShape.chain(2)
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(probe, "hello", lambda *_, **__: HELLO)
-    monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 2.0)
     make_keys(tmp_path / "keys")
     return tmp_path / "keys"
 
 
 @pytest.fixture
 def forwarder() -> Iterator[str]:
-    """Takes connections and lets them go: what it forwards to is not there."""
+    """Takes connections and lets them go, every other one by a reset: what it forwards to is not there."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def forward() -> None:
             with contextlib.suppress(OSError):
-                while True:
-                    listening.accept()[0].close()
+                for count in itertools.count():
+                    taken, _ = listening.accept()
+                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", count % 2, 0))
+                    with taken, contextlib.suppress(ConnectionError):
+                        taken.recv(100)
 
         thread = threading.Thread(target=forward)
         thread.start()
