@@ -69,14 +69,14 @@ class Line:
         self.client, self.peer = client, peer
 
     def meet(self, ready: Ready = READY) -> None:
-        """Hello and its answer."""
-        deadline = time.monotonic() + DEADLINE_S
+        """Hello and its answer: one, however often Hello is said until it comes."""
+        deadline, answered = time.monotonic() + DEADLINE_S, False
         while self.client.peer is not Peer.READY:
             assert time.monotonic() < deadline
             self.client.tick()
             received = self.peer.channel.receive(20)
-            if received is not None and isinstance(received[1], Hello):
-                self.peer.target = received[0]
+            if received is not None and isinstance(received[1], Hello) and not answered:
+                self.peer.target, answered = received[0], True
                 self.peer.say(ready)
 
     def until(self, condition: Any) -> None:
