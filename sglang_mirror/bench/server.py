@@ -73,7 +73,7 @@ def require_free(port: int) -> None:
     """
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise ServerError(f"port {port} is in use: end what listens there, or start again")
+            raise ServerError(f"port {port} is in use: end what listens there")
 
 
 def cpu_environment(threads: int = 1) -> dict[str, str]:

@@ -22,8 +22,8 @@ OUTCOMES = 10
 FEWEST_TRIED = 4
 # Of a trial's steps not counted besides, nor of the first ones of all: a first call may compile something.
 SETTLING = {False: 1, True: 2}
-# A draft that was left alone has to catch up. Until most requests of the batch have windows again a trial of
-# speculation does not begin, for so many steps at most: one that takes longer would be no help either.
+# A draft that was left alone, or is new, has to catch up. Until most requests of the batch have windows again
+# steps tell nothing of speculation, so many of them at most: a draft that takes longer is no help either.
 CATCHING_UP = 64
 BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
@@ -56,32 +56,27 @@ class _Choice:
     since: int = 0  # steps since the last trial
     pause: int = FIRST_PAUSE
     left: int = 0  # steps of the trial that runs
-    behind: int = 0  # steps that may pass until the draft has caught up for it
     unsettled: int = field(init=False)  # steps that do not count yet
 
     def __post_init__(self) -> None:
         self.unsettled = SETTLING[self.speculating]
 
     def begin_trial_if_due(self) -> None:
-        falls_behind = self.other.value() > BETTER * self.usual.value()
-        if not self.left and self.since >= (FIRST_PAUSE if falls_behind else self.pause):
+        behind = self.other.value() > BETTER * self.usual.value()
+        if not self.left and self.since >= (FIRST_PAUSE if behind else self.pause):
             self.left, self.other = trial(self.batch, speculating=not self.speculating), token_rate()
-            self.behind = 0 if self.speculating else CATCHING_UP
 
     @property
     def speculates_next(self) -> bool:
         return self.speculating != (self.left > 0)
 
-    def learn(self, tokens: int, seconds: float, *, drafted: bool) -> None:
+    def learn(self, tokens: int, seconds: float) -> None:
         if not self.left:
             self.since += 1
             if self.unsettled:
                 self.unsettled -= 1
             else:
                 self.usual.add(tokens, seconds)
-            return
-        self.behind = 0 if drafted else max(self.behind - 1, 0)
-        if self.behind:
             return
         tried = self.speculates_next
         self.left -= 1
@@ -105,6 +100,7 @@ class Policy:
 
     def __init__(self) -> None:
         self._choices: dict[tuple[bool, int], _Choice] = {}
+        self._catching_up = 0  # steps that the draft may still take to
 
     def choose(self, batch: int, *, sampled: bool) -> bool:
         """Whether to speculate in the next step of `batch` requests, `sampled` if any of them is."""
@@ -121,13 +117,17 @@ class Policy:
             batch: its requests.
             sampled: whether any of them draws its tokens.
             speculated: whether the draft was asked; without one, a step that was to speculate tells nothing.
-            drafted: whether most requests had windows.
+            drafted: whether most requests had windows, or have now.
             tokens: committed, of all requests.
             seconds: until the next step began.
         """
+        if speculated:
+            self._catching_up = 0 if drafted else max(self._catching_up - 1, 0)
+        else:
+            self._catching_up = CATCHING_UP
         choice = self._of(batch, sampled)
-        if speculated == choice.speculates_next:
-            choice.learn(tokens, seconds, drafted=drafted)
+        if speculated == choice.speculates_next and not (speculated and self._catching_up):
+            choice.learn(tokens, seconds)
 
     def report(self) -> dict[str, dict[str, bool]]:
         """Whether batches up to each size that was met are speculated for, greedy and sampled ones."""

@@ -86,8 +86,8 @@ class Speculation:
             signalled: what the early exit did; None if it was not read.
         """
         self._last.speculated, self._last.tokens = bool(fared), tokens
-        num_windows = sum(each.drafted is not None for each in fared)
-        self._last.drafted = 2 * num_windows > self._last.batch
+        num_drafted = sum(each.drafted is not None or each.hit for each in fared)
+        self._last.drafted = 2 * num_drafted > self._last.batch
         self._worth.verified(rows, seconds)
         if not joined:
             self._waiting.learn(fared, waited_s, self._worth.row_tokens if self._resizable else 0.0)

@@ -155,7 +155,11 @@ class DraftProcess:
         except OSError as error:
             raise DraftError(f"the draft process cannot be started: {error}") from error
         assert self._process.stderr is not None
-        threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True).start()
+        try:
+            threading.Thread(target=self._pass_on, args=(self._process.stderr,), daemon=True).start()
+        except RuntimeError as error:  # with nobody to read what it writes it would stand still
+            self._process.kill()
+            raise DraftError(f"no thread can be started to listen to the draft process: {error}") from error
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -26,7 +26,7 @@ from sglang_mirror.protocol.messages import (
 
 logger = logging.getLogger(__name__)
 
-STRANGER = "what answers at the draft's endpoint is not an sglang-mirror draft with our keys"
+STRANGER = "what answers at the draft's endpoint is not an sglang-mirror draft, or has other keys"
 NO_WORK = Work(0.0, 0, 0)
 
 
@@ -69,11 +69,12 @@ class DraftLine:
     def greet(self) -> Peer:
         """As `judge`; says Hello where no draft is there."""
         state = self.judge()
+        failed = self._channel.failed_handshakes()  # always: ZeroMQ stands still when nobody takes them
         if state in (Peer.UNREACHED, Peer.LOST):
             self._channel.send(self._hello)
-            if state is Peer.UNREACHED and self._channel.failed_handshakes() and not self._warned:
-                self._warned = True
-                logger.warning("mirror: %s; asking again until one does", STRANGER)
+        if state is Peer.UNREACHED and failed and not self._warned:
+            self._warned = True
+            logger.warning("mirror: %s; asking again until one does", STRANGER)
         return state
 
     def lost(self) -> None:

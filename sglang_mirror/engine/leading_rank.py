@@ -210,10 +210,11 @@ class LeadingRank:
         ]
 
     def _known(self, req: Any, unread: Sequence[int]) -> Request | None:
-        if req.finished():  # SGLang found its end and verifies it once more: no draft hears of that
+        output_len = len(req.output_ids) + len(unread)
+        # SGLang has found its end, or will, and verifies it once more: no draft hears of that.
+        if req.finished() or output_len >= req.sampling_params.max_new_tokens:
             return Request(req.rid, NOBODY, [])
-        committed_len = len(_prompt_of(req)) + len(req.output_ids) + len(unread)
-        return self._client.current(req.rid, committed_len)
+        return self._client.current(req.rid, len(_prompt_of(req)) + output_len)
 
     def _count(self, windows: Windows, committed: Sequence[list[int]], hits: Sequence[Branch | None]) -> None:
         self._counters.batches += 1

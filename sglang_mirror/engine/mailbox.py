@@ -77,7 +77,8 @@ class Mailbox:
         self._usual_s = 0.0
         self._changed = threading.Condition()
         self._closed = False
-        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
+        self._usual_switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_S, self._usual_switch_s))
         self._thread = threading.Thread(target=self._run, name="mirror-mailbox", daemon=True)
         self._thread.start()
 
@@ -103,6 +104,7 @@ class Mailbox:
             self._closed, self._awaited = True, None
             self._changed.notify()
         self._thread.join()
+        sys.setswitchinterval(self._usual_switch_s)
 
     def _run(self) -> None:
         if sys.platform == "linux":  # by default sleeps last 50 microseconds longer than asked for

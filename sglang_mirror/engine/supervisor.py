@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ REMOTE_START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 3.0
 # A server whose draft has ended so often before it served once is refused. One that serves goes on trying.
 MOST_EARLY_ENDS = 3
-# A draft of ours that is alive and has been lost for so long hangs, in its device's driver say.
+# A draft of ours that has served, lives and has been lost for so long hangs, in its device's driver say.
 HUNG_AFTER_S = 60.0
 
 
@@ -73,7 +76,9 @@ class DraftSupervisor:
             counters=counters,
         )
         self._failure: str | None = None
-        self._lost_since_s = time.monotonic()  # of a draft that lives and is lost
+        # Of the process that runs: one that has not served yet may be loading, however long that takes.
+        self._has_served, self._lost_since_s = False, math.inf
+        self._said: str | None = None  # of what went wrong in our thread, the last
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror-draft", daemon=True)
         self._thread.start()
@@ -132,14 +137,23 @@ class DraftSupervisor:
     def _run(self) -> None:
         # The process is started here: the kernel ends it with this thread, which lives as long as we do.
         if self._process is not None:
-            self._start(self._process)
+            with self._going_on():
+                self._start(self._process)
         while not self._stop.wait(self._config.beat_ms / 1000):
-            try:
+            with self._going_on():
                 self.client.tick()
                 if self._process is not None and self._failure is None:
                     self._watch(self._process)
-            except Exception:  # whatever it was, without this thread no draft would ever come back
-                logger.exception("mirror: looking after the draft failed; the next beat tries again")
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Whatever goes wrong in here is logged once: without this thread no draft would ever come back."""
+        try:
+            yield
+        except Exception as error:
+            if self._said != repr(error):
+                self._said = repr(error)
+                logger.exception("mirror: looking after the draft failed; each beat tries again")
 
     def _watch(self, process: DraftProcess) -> None:
         if process.alive():
@@ -157,15 +171,17 @@ class DraftSupervisor:
     def _end_if_hung(self, process: DraftProcess) -> None:
         """It is started again like any other that has ended."""
         now_s = time.monotonic()
-        if self.client.peer is not Peer.LOST:
-            self._lost_since_s = now_s
-        elif now_s - self._lost_since_s > HUNG_AFTER_S:
-            logger.warning("mirror: the draft has been silent for %.0f s and is ended", HUNG_AFTER_S)
-            self._lost_since_s = now_s
-            process.stop(STOP_TIMEOUT_S)
+        if self.client.peer is Peer.READY:
+            self._has_served, self._lost_since_s = True, math.inf
+        elif self.client.peer is Peer.LOST and self._has_served:
+            self._lost_since_s = min(self._lost_since_s, now_s)
+            if now_s - self._lost_since_s > HUNG_AFTER_S:
+                logger.warning("mirror: the draft has been silent for %.0f s and is ended", HUNG_AFTER_S)
+                process.stop(STOP_TIMEOUT_S)
 
     def _start(self, process: DraftProcess) -> bool:
         """Whether the operating system lets us; if not, it is a short life, and due again after its pause."""
+        self._has_served, self._lost_since_s = False, math.inf
         try:
             process.start(time.monotonic())
         except DraftError as error:

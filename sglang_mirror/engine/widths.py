@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+import torch
 
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.core.window import Window
@@ -23,6 +26,10 @@ from sglang_mirror.errors import MirrorError
 
 logger = logging.getLogger(__name__)
 
+# What graphs of the root alone take with their attention's workspace, about.
+ROOM_GIB, GIB = 1.0, 1 << 30
+# What may happen on one rank alone: the others would wait for its part of what they compute together.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "unhandled cuda error")
 ROOT_ALONE = WindowShape.chain(0)
 _Pair = tuple[Any, Any]  # SGLang's attention backend, and the graphs that were captured with it
 
@@ -90,19 +97,15 @@ class CapturedWidths:
         self.plain = shape
 
     def build(self, group: Any) -> None:
-        found, problem, began = None, None, time.monotonic()
-        try:
-            found = _captured(self._runner, self._shape.num_nodes)
-        except Exception as error:  # what SGLang raises when a capture fails
-            problem = str(error).strip() or repr(error)
-            if (
-                group.world_size > 1 and "out of memory" in problem
-            ):  # the others may have had enough, and go on
-                raise MirrorError(
-                    f"mirror: no memory for graphs of plain steps on rank {group.rank_in_group} "
-                    f"({problem.splitlines()[0]}); give a lower --mem-fraction-static, or --mirror-speculate "
-                    "always, which needs none"
-                ) from error
+        found, began = None, time.monotonic()
+        problem = _too_little_memory(group) if group.world_size > 1 else None
+        if problem is None:
+            try:
+                found = _captured(self._runner, self._shape.num_nodes)
+            except Exception as error:  # what SGLang raises when a capture fails
+                problem = str(error).strip() or repr(error)
+                if group.world_size > 1 and any(words in problem for words in OUT_OF_MEMORY):
+                    raise MirrorError(_alone(group.rank_in_group, problem)) from error
         problems = [each for each in group.all_gather_object(problem) if each is not None]
         if problems:
             logger.warning(
@@ -175,3 +178,17 @@ def _speculating(*, num_steps: int, topk: int, num_draft_tokens: int) -> Iterato
         yield
     finally:
         context.override("mirror: windows", **before)
+
+
+def _too_little_memory(group: Any) -> str | None:
+    """Why several ranks had better not begin, the same on each; None if they may."""
+    free = torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else math.inf
+    least = min(group.all_gather_object(free))
+    return None if least >= ROOM_GIB else f"{least:.1f} GiB are free on one GPU, {ROOM_GIB:g} are needed"
+
+
+def _alone(rank: int, problem: str) -> str:
+    return (
+        f"mirror: no memory for graphs of plain steps on rank {rank} ({problem.splitlines()[0]}); give a "
+        "lower --mem-fraction-static, or --mirror-speculate always, which needs none"
+    )

@@ -141,6 +141,27 @@ def test_a_draft_that_was_left_alone_may_catch_up_first(catching_up: int) -> Non
     assert play_with_a_draft_that_is_left_behind(policy, catching_up, 3_000)[-1]
 
 
+def test_catching_up_is_held_against_no_other_size() -> None:
+    """A batch that was decoded plainly shrinks to a size that is speculated for."""
+    policy, catching_up = Policy(), 10
+    play(policy, SLOWER, 3_000, batch=8)
+    play(policy, FASTER, 3_000, batch=4)
+    for _ in range(50):
+        play(policy, SLOWER, 20, batch=8)
+        for step in range(30):
+            speculate = policy.choose(4, sampled=False)
+            tokens, seconds = FASTER[speculate] if step >= catching_up else (1, 0.050)
+            policy.learn(
+                4,
+                sampled=False,
+                speculated=speculate,
+                drafted=speculate and step >= catching_up,
+                tokens=tokens,
+                seconds=seconds,
+            )
+            assert speculate or policy.report()["greedy"] == {"4": True, "8": False}, "but for trials"
+
+
 def test_one_that_never_does_is_not_waited_for_without_end() -> None:
     policy = Policy()
     play(policy, SLOWER, 3_000, batch=8)

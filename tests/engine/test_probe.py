@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ import pytest
 from sglang_mirror.config import MirrorConfig
 from sglang_mirror.core.growth import WindowShape
 from sglang_mirror.engine import probe
-from sglang_mirror.engine.draft_line import DraftLine
+from sglang_mirror.engine.draft_line import STRANGER, DraftLine
 from sglang_mirror.engine.metrics import Counters
 from sglang_mirror.protocol.channel import DraftChannel, TargetChannel
 from sglang_mirror.protocol.endpoint import make_keys
 from sglang_mirror.protocol.liveness import Peer
-from tests.engine.line import HELLO, READY, ScriptedPeer
+from sglang_mirror.protocol.messages import Hello
+from tests.engine.line import DEADLINE_S, HELLO, READY, ScriptedPeer
 
 SHAPE = WindowShape.chain(2)
 
@@ -34,24 +36,38 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keys"
 
 
+class Forwarder:
+    """Takes connections and, while there is nobody behind it, lets them go, every other one by a reset."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._refuse)
+        self._thread.start()
+
+    def _refuse(self) -> None:
+        for count in itertools.count():
+            try:
+                taken, _ = self._listening.accept()
+            except OSError:
+                return
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1 - count % 2, 0))
+            with taken, contextlib.suppress(ConnectionError):
+                taken.recv(100)
+
+    def end(self) -> None:
+        """Its place is free from now on."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listening.close()
+
+
 @pytest.fixture
-def forwarder() -> Iterator[str]:
-    """Takes connections and lets them go, every other one by a reset: what it forwards to is not there."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def forward() -> None:
-            with contextlib.suppress(OSError):
-                for count in itertools.count():
-                    taken, _ = listening.accept()
-                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", count % 2, 0))
-                    with taken, contextlib.suppress(ConnectionError):
-                        taken.recv(100)
-
-        thread = threading.Thread(target=forward)
-        thread.start()
-        yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+def forwarder() -> Iterator[Forwarder]:
+    found = Forwarder()
+    yield found
+    found.end()
 
 
 def objections(endpoint: str, curve_dir: Path | None) -> list[str]:
@@ -64,33 +80,50 @@ def test_a_draft_of_other_keys_is_a_stranger(keys: Path, tmp_path: Path) -> None
     with DraftChannel("tcp://127.0.0.1:*", curve_dir=tmp_path / "others") as draft:
         (said,) = objections(draft.endpoint, keys)
     assert said.startswith(f"--mirror-draft-endpoint {draft.endpoint}: what answers")
-    assert "is not an sglang-mirror draft with our keys" in said
+    assert STRANGER in said
 
 
 @pytest.mark.usefixtures("keys")
-def test_behind_a_forwarder_a_draft_may_come_later(forwarder: str) -> None:
-    assert objections(forwarder, None) == []
+def test_behind_a_forwarder_a_draft_may_come_later(forwarder: Forwarder) -> None:
+    assert objections(forwarder.endpoint, None) == []
 
 
-def test_one_that_comes_later_is_found(forwarder: str, caplog: pytest.LogCaptureFixture) -> None:
-    with TargetChannel(forwarder) as channel:
-        line = DraftLine(channel, HELLO, lost_after_s=1.0, counters=Counters())
-        for _ in range(20):
+def test_one_that_comes_later_is_found(forwarder: Forwarder, caplog: pytest.LogCaptureFixture) -> None:
+    """However often its place was found empty before, which is said once."""
+    with TargetChannel(forwarder.endpoint) as channel:
+        line = DraftLine(channel, HELLO, lost_after_s=9.0, counters=Counters())
+        deadline = time.monotonic() + DEADLINE_S
+        while STRANGER not in caplog.text:
             assert line.greet() is Peer.UNREACHED
-            time.sleep(0.05)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        forwarder.end()
+        with DraftChannel(forwarder.endpoint) as draft:
+            peer = ScriptedPeer(draft)
+            while line.peer is not Peer.READY:
+                assert time.monotonic() < deadline
+                line.greet()
+                if (heard := draft.receive(20)) is not None:
+                    peer.target = heard[0]
+                    peer.say(READY)
+                if (said := line.read(20)) is not None:
+                    line.heard(said)
     assert line.refusal is None
-    assert caplog.text.count("is not an sglang-mirror draft") == 1
+    assert caplog.text.count(STRANGER) == 1
 
 
 @pytest.mark.usefixtures("keys")
-def test_nobody_is_no_objection_and_a_draft_is_none(tmp_path: Path) -> None:
+def test_nobody_is_no_objection(tmp_path: Path) -> None:
+    assert objections(f"ipc://{tmp_path}/d", None) == []
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_draft_is_none_and_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "ANSWER_TIMEOUT_S", 60.0)
     endpoint = f"ipc://{tmp_path}/d"
-    assert objections(endpoint, None) == []
-    with DraftChannel(endpoint) as channel:
-        peer, found = ScriptedPeer(channel), list[list[str]]()
-        asking = threading.Thread(target=lambda: found.append(objections(endpoint, None)))
-        asking.start()
-        peer.hear(type(HELLO))
+    with DraftChannel(endpoint) as channel, ThreadPoolExecutor(1) as pool:
+        peer = ScriptedPeer(channel)
+        found = pool.submit(objections, endpoint, None)
+        peer.hear(Hello)
         peer.say(READY)
-        asking.join()
-    assert found == [[]]
+        assert found.result(DEADLINE_S) == []

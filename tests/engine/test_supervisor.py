@@ -111,23 +111,33 @@ def test_settings_that_cannot_work(
     assert log.read_text() == "x"
 
 
-def test_a_draft_that_hangs_is_started_again(
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + "while True: time.sleep(1)"
+)
+
+
+def test_a_draft_that_hangs_is_started_again_and_may_then_load(
     supervised: Callable[[], DraftSupervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not listen to being told to end either."""
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
-    monkeypatch.setattr(DraftCommand, "arguments", lambda _self, _pid: [sys.executable, "-c", code])
+    """It does not listen to being told to end. The next one has not served yet, so it is no such case."""
+    monkeypatch.setattr(DraftCommand, "arguments", lambda _self, _pid: [sys.executable, "-c", STUBBORN])
     monkeypatch.setattr(supervisor, "HUNG_AFTER_S", 0.3)
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", 0.2)
     found = supervised()
     until(lambda: found._process and found._process.alive())
     assert found._process
     first = found._process.pid
-    time.sleep(0.6)
-    assert found._process.pid == first  # one that has not answered yet may be loading
+    for peer, seconds in ((Peer.UNREACHED, 0.6), (Peer.READY, 0.6)):
+        monkeypatch.setattr(DraftClient, "peer", peer)
+        time.sleep(seconds)
+        assert found._process.pid == first
     monkeypatch.setattr(DraftClient, "peer", Peer.LOST)
     until(lambda: found._counters.restarts)
-    assert found._process.pid != first
+    second = found._process.pid
+    assert second != first
+    time.sleep(1.0)
+    assert found._process.pid == second
+    assert found._counters.restarts == 1
 
 
 def test_no_error_ends_the_thread_that_looks_after_the_draft(

@@ -16,11 +16,13 @@ SHAPE = WindowShape.chain(3)
 FULL = "Capture cuda graph failed: CUDA out of memory. Tried to allocate 2.00 GiB.\nPossible solutions: ..."
 
 
-def group(*others: str | None) -> Any:
-    """One of several ranks; the others have met with these problems."""
-    return SimpleNamespace(
-        world_size=1 + len(others), rank_in_group=0, all_gather_object=lambda mine: [mine, *others]
-    )
+def group(*others: str | None, free: float = 9.0) -> Any:
+    """One of several ranks; the others have met with these problems, and have so much memory free, GiB."""
+
+    def gather(mine: Any) -> list[Any]:
+        return [mine, *([free] * len(others) if isinstance(mine, float) else others)]
+
+    return SimpleNamespace(world_size=1 + len(others), rank_in_group=0, all_gather_object=gather)
 
 
 def built(monkeypatch: pytest.MonkeyPatch, ranks: Any, problem: str | None) -> CapturedWidths:
@@ -46,6 +48,10 @@ def test_without_them_it_is_padded_on_every_rank(
     monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...], problem: str | None
 ) -> None:
     assert built(monkeypatch, group(*others), problem).of([None, None]) == SHAPE
+
+
+def test_where_one_rank_has_little_memory_none_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert built(monkeypatch, group(None, free=0.5), FULL).of([None, None]) == SHAPE
 
 
 def test_one_rank_without_memory_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

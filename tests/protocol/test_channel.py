@@ -131,6 +131,7 @@ class Wire:
         self._thread.start()
 
     def _carry(self, to: tuple[str, int]) -> None:
+        self._listening.settimeout(WAIT_S)
         near, _ = self._listening.accept()
         far = socket.create_connection(to)
         self._ends = [near, far]
@@ -157,7 +158,7 @@ def test_a_host_that_vanishes_is_noticed_by_both(
     secured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel, "HEARTBEAT_MS", 100)
-    monkeypatch.setattr(channel, "SILENCE_MS", 1500)
+    monkeypatch.setattr(channel, "SILENCE_MS", 2500)
     curve_dir = tmp_path if secured else None
     make_keys(tmp_path)
     with (
@@ -169,12 +170,24 @@ def test_a_host_that_vanishes_is_noticed_by_both(
         received = draft.receive(1000)
         assert received is not None
         identity = received[0]
-        time.sleep(2.0)  # nobody has said anything for longer than a silence may last
+        time.sleep(3.0)  # nobody has said anything for longer than a silence may last
         assert target.send(Close((1,)))
         assert draft.receive(1000) == (identity, Close((1,)))
         wire.cut()
         until(lambda: not target.send(Close(())))
         until(lambda: not draft.send(identity, Beat(0, Work(0.0, 0, 0))))
+
+
+def test_handshakes_that_fail_are_counted_once(tmp_path: Path) -> None:
+    make_keys(tmp_path / "keys")
+    make_keys(tmp_path / "others")
+    with (
+        DraftChannel("tcp://127.0.0.1:*", curve_dir=tmp_path / "keys") as draft,
+        TargetChannel(draft.endpoint, curve_dir=tmp_path / "others") as stranger,
+    ):
+        found: list[bool] = []
+        until(lambda: found.extend(stranger.failed_handshakes()) or len(found) > 2)
+        assert not any(found)
 
 
 def test_keys(tmp_path: Path) -> None:
