@@ -22,9 +22,10 @@ OUTCOMES = 10
 FEWEST_TRIED = 4
 # Of a trial's steps not counted besides, nor of the first ones of all: a first call may compile something.
 SETTLING = {False: 1, True: 2}
-# A draft that was left alone, or is new, has to catch up. Until most requests of the batch have windows again
-# steps tell nothing of speculation, so many of them at most: a draft that takes longer is no help either.
-CATCHING_UP = 64
+# A draft that was left alone has to catch up. Until most requests of the batch have windows again steps tell
+# nothing of speculation, so many of them at most: a draft that takes longer is no help either. A step that
+# waited in vain counts as many, for it is dear.
+CATCHING_UP, IN_VAIN = 64, 32
 BETTER = 1.03  # a way must be so much faster to replace the other
 KEPT = 0.95  # of what earlier steps count, with each new one
 
@@ -109,7 +110,15 @@ class Policy:
         return choice.speculates_next
 
     def learn(
-        self, batch: int, *, sampled: bool, speculated: bool, drafted: bool, tokens: int, seconds: float
+        self,
+        batch: int,
+        *,
+        sampled: bool,
+        speculated: bool,
+        drafted: bool,
+        in_vain: bool,
+        tokens: int,
+        seconds: float,
     ) -> None:
         """What a step brought.
 
@@ -118,14 +127,16 @@ class Policy:
             sampled: whether any of them draws its tokens.
             speculated: whether the draft was asked; without one, a step that was to speculate tells nothing.
             drafted: whether most requests had windows, or have now.
+            in_vain: whether it was waited for windows that did not come.
             tokens: committed, of all requests.
             seconds: until the next step began.
         """
-        if speculated:
-            self._catching_up = 0 if drafted else max(self._catching_up - 1, 0)
-        else:
-            self._catching_up = CATCHING_UP
         choice = self._of(batch, sampled)
+        if not choice.speculates_next:
+            self._catching_up = CATCHING_UP
+        elif speculated:
+            left = self._catching_up - (IN_VAIN if in_vain else 1)
+            self._catching_up = 0 if drafted else max(left, 0)
         if speculated == choice.speculates_next and not (speculated and self._catching_up):
             choice.learn(tokens, seconds)
 

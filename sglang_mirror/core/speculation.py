@@ -20,6 +20,7 @@ class _Step:
     sampled: bool = False
     speculated: bool = False
     drafted: bool = False
+    in_vain: bool = False
     tokens: int = 0
 
 
@@ -88,6 +89,7 @@ class Speculation:
         self._last.speculated, self._last.tokens = bool(fared), tokens
         num_drafted = sum(each.drafted is not None or each.hit for each in fared)
         self._last.drafted = 2 * num_drafted > self._last.batch
+        self._last.in_vain = any(each.awaited and each.drafted is None for each in fared)
         self._worth.verified(rows, seconds)
         if not joined:
             self._waiting.learn(fared, waited_s, self._worth.row_tokens if self._resizable else 0.0)
@@ -136,6 +138,7 @@ class Speculation:
                 sampled=step.sampled,
                 speculated=step.speculated,
                 drafted=step.drafted,
+                in_vain=step.in_vain,
                 tokens=step.tokens,
                 seconds=cycle_s,
             )

@@ -13,15 +13,35 @@ FASTER: Speeds = {True: (4, 0.012), False: (1, 0.006)}
 SLOWER: Speeds = {True: (5, 0.040), False: (3, 0.012)}
 
 
+def learn(
+    policy: Policy,
+    batch: int,
+    speculated: bool,
+    tokens: int,
+    seconds: float,
+    *,
+    sampled: bool = False,
+    drafted: bool = False,
+    in_vain: bool = False,
+) -> None:
+    policy.learn(
+        batch,
+        sampled=sampled,
+        speculated=speculated,
+        drafted=drafted,
+        in_vain=in_vain,
+        tokens=tokens,
+        seconds=seconds,
+    )
+
+
 def play(policy: Policy, speeds: Speeds, steps: int, batch: int = 1, *, sampled: bool = False) -> list[bool]:
     """What it chose, step by step."""
     chosen = []
     for _ in range(steps):
         speculate = policy.choose(batch, sampled=sampled)
         tokens, seconds = speeds[speculate]
-        policy.learn(
-            batch, sampled=sampled, speculated=speculate, drafted=speculate, tokens=tokens, seconds=seconds
-        )
+        learn(policy, batch, speculate, tokens, seconds, sampled=sampled, drafted=speculate)
         chosen.append(speculate)
     return chosen
 
@@ -109,7 +129,7 @@ def test_begins_with_what_smaller_batches_have_come_to() -> None:
 def test_steps_that_had_no_windows_tell_nothing() -> None:
     policy = Policy()
     for _ in range(1_000):
-        policy.learn(1, sampled=False, speculated=False, drafted=False, tokens=1, seconds=0.001)
+        learn(policy, 1, False, 1, 0.001)
     assert policy.choose(1, sampled=False)
     assert all(play(policy, FASTER, FIRST_PAUSE))
 
@@ -121,14 +141,8 @@ def play_with_a_draft_that_is_left_behind(policy: Policy, catching_up: int, step
         speculate = policy.choose(8, sampled=False)
         behind = max(behind - 1, 0) if speculate else catching_up
         tokens, seconds = FASTER[speculate and not behind]
-        policy.learn(
-            8,
-            sampled=False,
-            speculated=speculate,
-            drafted=speculate and not behind,
-            tokens=tokens,
-            seconds=2 * seconds if behind else seconds,
-        )
+        seconds *= 2 if behind else 1
+        learn(policy, 8, speculate, tokens, seconds, drafted=speculate and not behind)
         chosen.append(speculate)
     return chosen
 
@@ -151,14 +165,7 @@ def test_catching_up_is_held_against_no_other_size() -> None:
         for step in range(30):
             speculate = policy.choose(4, sampled=False)
             tokens, seconds = FASTER[speculate] if step >= catching_up else (1, 0.050)
-            policy.learn(
-                4,
-                sampled=False,
-                speculated=speculate,
-                drafted=speculate and step >= catching_up,
-                tokens=tokens,
-                seconds=seconds,
-            )
+            learn(policy, 4, speculate, tokens, seconds, drafted=speculate and step >= catching_up)
             assert speculate or policy.report()["greedy"] == {"4": True, "8": False}, "but for trials"
 
 
@@ -167,3 +174,16 @@ def test_one_that_never_does_is_not_waited_for_without_end() -> None:
     play(policy, SLOWER, 3_000, batch=8)
     chosen = play_with_a_draft_that_is_left_behind(policy, 10**6, 10 * LONGEST_PAUSE)
     assert 0 < chosen.count(True) <= 10 * (CATCHING_UP + trial(8, speculating=True))
+
+
+def test_windows_that_always_come_late_are_given_up() -> None:
+    """Each is waited for in vain, comes after all, and the next is waited for again."""
+    policy, waits, chosen = Policy(), 0, list[bool]()
+    for step in range(12_000):
+        speculate = policy.choose(1, sampled=False)
+        waited = speculate and step % 2 == 0
+        learn(policy, 1, waited, 1, 0.060 if waited else 0.010, in_vain=waited)
+        waits += waited
+        chosen.append(speculate)
+    assert policy.report()["greedy"] == {"1": False}
+    assert waits < 400, "trials, and what they waited for"
