@@ -53,7 +53,7 @@ def _other_version(data: bytes) -> int | None:
         if msgspec.msgpack.decode(tag, type=str) not in FIRST_WORDS:
             return None
         theirs = msgspec.msgpack.decode(version, type=int)
-    except (ValueError, UnicodeDecodeError):  # fewer than two words, or none
+    except ValueError:  # fewer than two words, or none that can be read
         return None
     return theirs if theirs != VERSION else None
 

@@ -111,9 +111,7 @@ def test_settings_that_cannot_work(
     assert log.read_text() == "x"
 
 
-STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + "while True: time.sleep(1)"
-)
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
 
 
 def test_a_draft_that_hangs_is_started_again_and_may_then_load(
